@@ -1,0 +1,451 @@
+"""The Bus: the ``sails.sockets`` API for a whole cluster, over core NATS."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable, Sequence
+from typing import Any, NoReturn, overload
+
+import orjson
+from nats import errors as nats_errors
+
+from roomcast.arguments import MISSING, read_cast
+from roomcast.envelope import MAX_CAST_BYTES, cast_headers, encode_data, parse_answer
+from roomcast.errors import (
+    BusTimeout,
+    BusUnavailable,
+    Incomplete,
+    MoveIncomplete,
+    RemoteError,
+    RoomcastError,
+    SocketNotFound,
+)
+from roomcast.membership import (
+    Change,
+    ChangeResult,
+    MoveResult,
+    Socket,
+    check_reason,
+    parse_socket,
+    room_list,
+    socket_id,
+)
+from roomcast.names import Subjects, encode_room, is_socket_id
+from roomcast.nats_client import MendedClient, connect
+from roomcast.requests import NoResponders, Reply, Requests
+
+log = logging.getLogger("roomcast")
+
+Rooms = str | Sequence[str]
+Default = Callable[[Any], Any]
+Target = Any
+"""A Socket, a request that carries one, or a socket's id."""
+
+UNSENT_PAUSE = 1 << 20
+ANSWER_MARGIN = 0.15
+"""The part of a timeout that a coordinator leaves for its answer's way back."""
+LIST_WINDOW = 500
+
+
+class Bus:
+    """One service's way to every room and socket of the cluster. Make it with :meth:`connect`.
+
+    Every call that waits takes ``timeout`` in seconds. A change that returned is done on every edge that it concerns:
+    a cast sent next from this Bus sees it. Casts keep their order, across all rooms. Not thread-safe.
+    """
+
+    def __init__(self, client: MendedClient, subjects: Subjects, requests: Requests, default: Default | None) -> None:
+        self.nats = client
+        """The connection to NATS, for whatever else a service does there."""
+        self._subjects = subjects
+        self._requests = requests
+        self._default = default
+        self._cast_limit = MAX_CAST_BYTES
+
+    @classmethod
+    def connect(
+        cls,
+        servers: str | Iterable[str] | None = None,
+        *,
+        prefix: str = "bus",
+        name: str = "service",
+        default: Default | None = None,
+        cast_limit: int = MAX_CAST_BYTES,
+        on_error: Callable[[Exception], Awaitable[None] | None] | None = None,
+        **options: Any,
+    ) -> Connecting:
+        """Connect to NATS: ``bus = await Bus.connect(…)`` or ``async with Bus.connect(…) as bus:``.
+
+        ``servers`` is one URL, several, or a comma-separated text; by default ``NATS_URL`` of the environment, else
+        ``nats://localhost:4222``. ``default`` is called for data that JSON does not know, ``cast_limit`` is in bytes.
+        ``options`` go to nats-py (``tls``, ``user_credentials``, ``user``, ``password``, ``token``, …).
+        Raises ``BusUnavailable`` when no NATS answers now; later it reconnects for ever.
+        """
+        urls = _servers(servers)
+        subjects = Subjects(prefix)
+
+        async def start() -> Bus:
+            async def report(error: Exception) -> None:
+                if on_error is None:
+                    log.debug("nats: %s", error)
+                else:
+                    told = on_error(error)
+                    if told is not None:
+                        await told
+
+            async def lost() -> None:
+                bus._requests.fail("the connection to NATS was lost before the answer; whether it was done is unknown")
+
+            client = await connect(urls, name=name, on_error=report, on_disconnect=lost, **options)
+            bus = cls(client, subjects, Requests(client), default)
+            bus._cast_limit = cast_limit
+            bus._requests.start()
+            return bus
+
+        return Connecting(start)
+
+    async def close(self) -> None:
+        """Hand what is sent to the server, then close the connection. Closing twice is no error."""
+        if self.nats.is_closed:
+            return
+        if self.nats.is_connected:
+            try:
+                await self.flush(timeout=2.0)
+            except RoomcastError:
+                log.warning("closed before NATS had taken all casts")
+        self._requests.stop()
+        await self.nats.close()
+
+    async def __aenter__(self) -> Bus:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    # -- casts -------------------------------------------------------------------------------------------------------
+
+    @overload
+    async def broadcast(self, rooms: Rooms, text: str, /) -> NoReturn: ...
+    @overload
+    async def broadcast(
+        self, rooms: Rooms, event: str, data: Any, omit: Target = None, /, *, except_rooms: Rooms = ()
+    ) -> None: ...
+    @overload
+    async def broadcast(
+        self,
+        rooms: Rooms,
+        data: Any = ...,
+        omit: Target = None,
+        /,
+        *,
+        event: str | None = None,
+        except_rooms: Rooms = (),
+        **named: Any,
+    ) -> None: ...
+    async def broadcast(  # type: ignore[misc]
+        self,
+        rooms: Rooms,
+        *args: Any,
+        event: str | None = None,
+        data: Any = MISSING,
+        omit: Target = None,
+        except_rooms: Rooms = (),
+    ) -> None:
+        """Send an event to all members of one room or several: ``broadcast(rooms, [event], data, [omit])``.
+
+        The default event is ``message``. A socket in several of the rooms gets it once; ``omit`` (a socket, a request
+        or an id) and the members of ``except_rooms`` do not get it. When this returns the cast is handed, in order, to
+        a connection that stands; delivery is at most once. Raises ``BusUnavailable`` at once while NATS is away (a
+        cast is never kept to be delivered late), ``ValueError`` and ``TypeError`` before anything is sent.
+        """
+        names = room_list(rooms)
+        cast = read_cast(args, event=event, data=data, omit=omit, except_rooms=except_rooms)
+        payload = encode_data(cast.data, self._default, self._cast_limit)
+        if not names:
+            return
+        sent = time.time_ns()
+        messages = [
+            (self._subjects.room(room, cast.event), cast_headers(sent, names[:i] + cast.except_rooms))
+            for i, room in enumerate(names)
+        ]
+        await self._publish(messages, payload)
+
+    @overload
+    async def blast(self, text: str, /) -> NoReturn: ...
+    @overload
+    async def blast(self, event: str, data: Any, omit: Target = None, /, *, except_rooms: Rooms = ()) -> None: ...
+    @overload
+    async def blast(
+        self,
+        data: Any = ...,
+        omit: Target = None,
+        /,
+        *,
+        event: str | None = None,
+        except_rooms: Rooms = (),
+        **named: Any,
+    ) -> None: ...
+    async def blast(  # type: ignore[misc]
+        self,
+        *args: Any,
+        event: str | None = None,
+        data: Any = MISSING,
+        omit: Target = None,
+        except_rooms: Rooms = (),
+    ) -> None:
+        """Send an event to every connected socket: ``blast([event], data, [omit])``. As :meth:`broadcast` otherwise."""
+        cast = read_cast(args, event=event, data=data, omit=omit, except_rooms=except_rooms)
+        payload = encode_data(cast.data, self._default, self._cast_limit)
+        headers = cast_headers(time.time_ns(), cast.except_rooms)
+        await self._publish([(self._subjects.blast(cast.event), headers)], payload)
+
+    async def flush(self, *, timeout: float = 5.0) -> None:
+        """Wait until the NATS server has all casts sent so far. ``BusUnavailable``, ``BusTimeout``."""
+        try:
+            await self.nats.flush(timeout)
+        except (TimeoutError, nats_errors.FlushTimeoutError) as error:
+            raise BusTimeout(f"NATS did not confirm within {timeout:g} s") from error
+        except nats_errors.Error as error:
+            raise BusUnavailable("NATS is away") from error
+
+    async def _publish(self, messages: list[tuple[str, bytes]], payload: bytes) -> None:
+        try:
+            for subject, headers in messages:
+                self.nats.send(subject, payload, "", headers)
+        except nats_errors.MaxPayloadError as error:
+            raise ValueError(f"NATS takes messages of {self.nats.max_payload} bytes at most") from error
+        except nats_errors.Error as error:
+            raise BusUnavailable(f"NATS is away, the cast was not sent: {error or 'not connected'}") from error
+        if self.nats.pending_data_size > UNSENT_PAUSE:
+            await self.nats.drained()
+
+    # -- changes of one socket, or of several by id ------------------------------------------------------------------
+
+    @overload
+    async def join(
+        self, sockets: list[Any] | tuple[Any, ...], rooms: Rooms, *, timeout: float = 5.0
+    ) -> list[ChangeResult]: ...
+    @overload
+    async def join(self, sockets: Target, rooms: Rooms, *, timeout: float = 5.0) -> ChangeResult: ...
+    async def join(self, sockets: Any, rooms: Rooms, *, timeout: float = 5.0) -> ChangeResult | list[ChangeResult]:
+        """Make a socket (a Socket, a request, an id, or a list of these) a member of one room or several.
+
+        When it returns, a cast sent next from this Bus reaches the socket, and the membership outlives its edge.
+        Raises ``SocketNotFound``, ``BusUnavailable``, ``BusTimeout`` (unknown; joining again is safe). A list of
+        sockets never raises these: it returns a result for each, in order.
+        """
+        return await self._change(sockets, Change(join=room_list(rooms)), timeout)
+
+    @overload
+    async def leave(
+        self, sockets: list[Any] | tuple[Any, ...], rooms: Rooms, *, timeout: float = 5.0
+    ) -> list[ChangeResult]: ...
+    @overload
+    async def leave(self, sockets: Target, rooms: Rooms, *, timeout: float = 5.0) -> ChangeResult: ...
+    async def leave(self, sockets: Any, rooms: Rooms, *, timeout: float = 5.0) -> ChangeResult | list[ChangeResult]:
+        """End a socket's membership of one room or several. As :meth:`join`; a socket that is gone is no error."""
+        return await self._change(sockets, Change(leave=room_list(rooms)), timeout)
+
+    async def disconnect(self, target: Target, *, reason: str = "", timeout: float = 5.0) -> MoveResult:
+        """Close a socket (a Socket, a request, an id) or all members of a room; they are told not to come back.
+
+        The result counts, per edge, who was matched and closed; a socket or a room that has nobody is no error.
+        Raises as :meth:`leave_all`.
+        """
+        change = Change(disconnect=check_reason(reason))
+        name = socket_id(target)
+        if is_socket_id(name):
+            answer = await self._change_one(name, change, timeout)
+            if answer is not None:
+                return MoveResult.from_json({"edges": {answer["edge"]: {"matched": 1, "changed": 1}}})
+        return await self._move(name, change, timeout)
+
+    async def _change(self, sockets: Any, change: Change, timeout: float) -> ChangeResult | list[ChangeResult]:
+        if isinstance(sockets, list | tuple):
+            ids = [socket_id(socket) for socket in sockets]
+            return await self._change_many(ids, change, timeout)
+        name = socket_id(sockets)
+        for room in change.leave:
+            if room == name:
+                raise ValueError("a socket never leaves its own room")
+        answer = await self._change_one(name, change, timeout)
+        if answer is None:
+            if change.join:
+                raise SocketNotFound(name)
+            return ChangeResult(name)
+        return ChangeResult(name, bool(answer.get("changed")))
+
+    async def _change_many(self, ids: list[str], change: Change, timeout: float) -> list[ChangeResult]:
+        window = asyncio.Semaphore(LIST_WINDOW)
+
+        async def one(name: str) -> ChangeResult:
+            async with window:
+                try:
+                    result = await self._change(name, change, timeout)
+                    assert isinstance(result, ChangeResult), "one id has one result"
+                except RoomcastError as error:
+                    return ChangeResult(name, error=error)
+                return result
+
+        return list(await asyncio.gather(*[one(name) for name in ids]))
+
+    async def _change_one(self, name: str, change: Change, timeout: float) -> dict[str, Any] | None:
+        """The answer to one socket's change, or None when there is no such socket."""
+        return await self._ask_socket(name, change.to_json(), "change", timeout)
+
+    async def _ask_socket(self, name: str, body: dict[str, Any], verb: str, timeout: float) -> dict[str, Any] | None:
+        if not is_socket_id(name):
+            return None
+        deadline = time.monotonic() + timeout
+        try:
+            reply = await self._requests.ask(self._subjects.socket(name), orjson.dumps(body), timeout)
+            answer = parse_answer(reply.data, name)
+            if not answer.get("elsewhere"):
+                return answer
+        except NoResponders:
+            pass
+        left = max(0.05, deadline - time.monotonic())
+        try:
+            return await self._ask_api(verb, {"id": name, **body}, left, name)
+        except SocketNotFound:
+            return None
+
+    async def _ask_api(self, verb: str, body: dict[str, Any], timeout: float, name: str = "") -> dict[str, Any]:
+        body["timeout"] = max(0.05, timeout - min(ANSWER_MARGIN, timeout / 4))
+        try:
+            reply: Reply = await self._requests.ask(self._subjects.api(verb), orjson.dumps(body), timeout)
+        except NoResponders:
+            raise BusUnavailable("no edge is running (nobody listens on " + self._subjects.api(verb) + ")") from None
+        return parse_answer(reply.data, name)
+
+    # -- changes of all members of a room ----------------------------------------------------------------------------
+
+    async def leave_all(self, room: str, *, everywhere: bool = False, timeout: float = 5.0) -> MoveResult:
+        """Empty a room. With ``everywhere=True`` its members leave every room but their own, as Sails's code does.
+
+        When it returns, no cast sent next from this Bus reaches them there. Raises ``MoveIncomplete`` when an edge did
+        not confirm in time (``.result`` names it; the change is durable and still applies), ``BusUnavailable`` and
+        ``BusTimeout`` when it is not known to be made.
+        """
+        encode_room(room)
+        change = Change(leave_all=True) if everywhere else Change(leave=(room,))
+        return await self._move(room, change, timeout)
+
+    async def add_room_members_to_rooms(self, source: str, rooms: Rooms, *, timeout: float = 5.0) -> MoveResult:
+        """Make everyone who is in ``source`` now a member of one room or several too. As :meth:`leave_all`."""
+        return await self._move(source, Change(join=room_list(rooms)), timeout)
+
+    async def remove_room_members_from_rooms(self, source: str, rooms: Rooms, *, timeout: float = 5.0) -> MoveResult:
+        """End the membership of everyone who is in ``source`` now in one room or several. As :meth:`leave_all`."""
+        return await self._move(source, Change(leave=room_list(rooms)), timeout)
+
+    async def move(self, source: str, *, join: Rooms = (), leave: Rooms = (), timeout: float = 5.0) -> MoveResult:
+        """Make everyone who is in ``source`` now join and leave rooms, in one change. As :meth:`leave_all`."""
+        change = Change(join=room_list(join, "join"), leave=room_list(leave, "leave"))
+        if not change:
+            raise ValueError("nothing to do: name rooms to join or to leave")
+        return await self._move(source, change, timeout)
+
+    async def _move(self, source: str, change: Change, timeout: float) -> MoveResult:
+        encode_room(source)
+        deadline = time.monotonic() + timeout
+        move_id = os.urandom(12).hex()
+        with self._requests.collect() as confirmed:
+            body = {"id": move_id, "from": source, **change.to_json(), "confirm": confirmed.subject}
+            result = MoveResult.from_json(await self._ask_api("move", body, timeout))
+            # The coordinator's answer may overtake the interest of a third node; an edge's own word to us cannot.
+            late = await confirmed.wait_for(set(result.edges), max(0.05, deadline - time.monotonic()))
+        if late or result.missing:
+            edges = {edge: row for edge, row in result.edges.items() if edge not in late}
+            raise MoveIncomplete(MoveResult(result.id, edges, sorted({*result.missing, *late})))
+        return result
+
+    # -- who is there ------------------------------------------------------------------------------------------------
+
+    def get_id(self, request: object) -> str | None:
+        """The id of the socket that a request came over; None where it came over none."""
+        socket = parse_socket(request)
+        return None if socket is None else socket.id
+
+    def parse_socket(self, request: object) -> Socket | None:
+        """The socket that a request came over; None where it came over none."""
+        return parse_socket(request)
+
+    async def get(self, socket: Target, *, timeout: float = 5.0) -> Socket | None:
+        """The socket with this id wherever it is connected, or None."""
+        answer = await self._ask_socket(socket_id(socket), {}, "get", timeout)
+        return Socket.from_json(answer["socket"]) if answer and answer.get("connected", True) else None
+
+    async def rooms(self, socket: Target, *, timeout: float = 5.0) -> frozenset[str]:
+        """The rooms that a socket is in, without its own. Raises ``SocketNotFound``."""
+        name = socket_id(socket)
+        answer = await self._ask_socket(name, {}, "get", timeout)
+        if answer is None:
+            raise SocketNotFound(name)
+        return Socket.from_json(answer["socket"]).rooms
+
+    async def count(self, room: str, *, timeout: float = 5.0, partial: bool = False) -> int:
+        """How many connected sockets are in a room. ``Incomplete`` when an edge is silent, unless ``partial``."""
+        encode_room(room)
+        answer = await self._ask_api("count", {"room": room}, timeout)
+        if answer["missing"] and not partial:
+            raise Incomplete(f"the count of {room!r}", answer["missing"], answer["count"])
+        return int(answer["count"])
+
+    async def members(self, room: str, *, timeout: float = 5.0, partial: bool = False) -> AsyncIterator[Socket]:
+        """The connected sockets in a room, from all edges, a page at a time; ``timeout`` is for each page.
+
+        Raises ``Incomplete`` at the end, after all that is known, when an edge is silent, unless ``partial``.
+        """
+        encode_room(room)
+        cursor: dict[str, Any] | None = None
+        known: list[Socket] = []
+        missing: list[str] = []
+        while True:
+            answer = await self._ask_api("members", {"room": room, "cursor": cursor}, timeout)
+            for body in answer["members"]:
+                socket = Socket.from_json(body)
+                if not partial:
+                    known.append(socket)
+                yield socket
+            missing = answer["missing"]
+            cursor = answer["cursor"]
+            if cursor is None:
+                break
+        if missing and not partial:
+            raise Incomplete(f"the list of {room!r}", missing, known)
+
+
+class Connecting:
+    """A Bus that is about to be: await it, or enter it as an async context."""
+
+    def __init__(self, start: Callable[[], Awaitable[Bus]]) -> None:
+        self._start = start
+        self._bus: Bus | None = None
+
+    def __await__(self) -> Generator[Any, None, Bus]:
+        return self._start().__await__()
+
+    async def __aenter__(self) -> Bus:
+        self._bus = await self._start()
+        return self._bus
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self._bus is not None, "entered before it is left"
+        await self._bus.close()
+
+
+def _servers(servers: str | Iterable[str] | None) -> list[str]:
+    if servers is None:
+        servers = os.environ.get("NATS_URL", "nats://localhost:4222")
+    urls = servers.split(",") if isinstance(servers, str) else list(servers)
+    urls = [url.strip() for url in urls if url.strip()]
+    if not urls:
+        raise ValueError("no NATS server is named: give a URL such as nats://localhost:4222, or set NATS_URL")
+    return urls
+
+
+__all__ = ["Bus", "Connecting", "RemoteError"]

@@ -1,0 +1,313 @@
+"""One TCP connection: the websocket handshake, the frames of the client, the ways in which it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import TYPE_CHECKING, cast
+
+from websockets.exceptions import PayloadTooBig, ProtocolError
+from websockets.frames import Frame, Opcode
+from websockets.http11 import Request
+from websockets.protocol import State
+from websockets.server import ServerProtocol
+
+from roomcast_edge.closing import CloseCode, is_deliberate
+from roomcast_edge.dialects import Dialect, Refusal
+from roomcast_edge.frames import PING, close_frame
+from roomcast_edge.sessions import Opened
+from roomcast_edge.socket import EdgeSocket, Fate
+
+if TYPE_CHECKING:
+    from roomcast_edge.listener import Listener
+
+FRAGMENT_COST = 64
+"""What a fragment counts at least against the limit of a message: an endless run of empty ones ends too."""
+
+quiet = logging.getLogger("roomcast.edge.websockets")
+quiet.setLevel(logging.CRITICAL + 1)  # the library's own lines, one for each connection
+
+
+class Connection(asyncio.Protocol):
+    """From the accepted TCP connection to its end. After the handshake it has a socket, once the session is open."""
+
+    __slots__ = (
+        "__weakref__",
+        "_early",
+        "_fragments",
+        "_listener",
+        "_size",
+        "_timer",
+        "_transport",
+        "_ws",
+        "address",
+        "answering",
+        "closed",
+        "closing",
+        "dialect",
+        "heard",
+        "pinged",
+        "socket",
+    )
+
+    def __init__(self, listener: Listener) -> None:
+        self._listener = listener
+        self._transport: asyncio.Transport
+        self._ws = ServerProtocol(max_size=listener.settings.message_limit, logger=quiet)
+        self._fragments: list[bytes] | None = None
+        self._size = 0
+        # Messages that came with the handshake, before the socket was greeted.
+        self._early: list[bytes] = []
+        self._timer: asyncio.TimerHandle | None = None
+        self.dialect: Dialect | None = None
+        self.socket: EdgeSocket | None = None
+        self.closing: CloseCode | None = None
+        self.closed = False
+        self.heard = time.monotonic()
+        self.pinged = False
+        # Emits of this client that wait for an answer.
+        self.answering = 0
+        self.address = ""
+
+    # -- asyncio's callbacks -----------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """A client has connected: it has so long to finish its handshake."""
+        self._transport = transport = cast(asyncio.Transport, transport)
+        transport.set_write_buffer_limits(high=0)
+        peer = transport.get_extra_info("peername")
+        self.address = str(peer[0]) if peer else ""
+        self._listener.add(self)
+        self._timer = asyncio.get_running_loop().call_later(self._listener.settings.handshake_timeout, self._too_late)
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes of the client."""
+        ws = self._ws
+        self.heard = time.monotonic()
+        self.pinged = False
+        ws.receive_data(data)
+        for event in ws.events_received():
+            if isinstance(event, Request):
+                self._on_request(event)
+            elif isinstance(event, Frame) and self.closing is None:
+                self._on_frame(event)
+        self._after_receiving()
+
+    def eof_received(self) -> bool:
+        """The client sends no more: the connection is over."""
+        self._ws.receive_eof()
+        return False
+
+    def pause_writing(self) -> None:
+        """The kernel takes no more for this client."""
+        if self.socket is not None:
+            self.socket.pause()
+
+    def resume_writing(self) -> None:
+        """The kernel has taken everything."""
+        if self.socket is not None:
+            self.socket.resume()
+
+    def connection_lost(self, _: Exception | None) -> None:
+        """The TCP connection is gone."""
+        self.closed = True
+        self._cancel_timer()
+        self._listener.discard(self)
+        socket = self.socket
+        if socket is None:
+            return
+        socket.close()
+        if self.closing is not None:
+            fate = _fate(self.closing, by_client=False)
+        else:
+            received = self._ws.close_rcvd
+            fate = _fate(received.code, by_client=True) if received is not None else Fate.AWAY
+        self._listener.leave(socket, fate)
+
+    # -- the handshake -----------------------------------------------------------------------------------------------
+
+    def _on_request(self, request: Request) -> None:
+        answer = self._listener.answer(self._ws, request)
+        self._ws.send_response(answer.response)
+        if answer.handshake is None:
+            self._listener.metrics.handshakes[answer.outcome] += 1
+            return
+        self.dialect = answer.dialect
+        self._cancel_timer()
+        self._transport.pause_reading()  # until it is greeted: what it says meanwhile waits in the kernel
+        self._listener.open(self, answer.handshake)
+
+    def make_socket(self, socket_id: str, secret_hash: str) -> EdgeSocket:
+        """The socket of this connection, once its id is known."""
+        assert self.dialect is not None, "the handshake is over"
+        return EdgeSocket(
+            self._transport,
+            self.dialect,
+            self._listener.settings.outbox_limit,
+            self._too_slow,
+            self.end,
+            socket_id,
+            secret_hash,
+            plain=self._transport.get_extra_info("sslcontext") is None,
+        )
+
+    def is_open(self) -> bool:
+        """Whether the client is still there to be greeted."""
+        return not self.closed and self.closing is None and not self._transport.is_closing()
+
+    def greet(self, opened: Opened) -> None:
+        """The socket is in the index: say so, then take what the client has said since the handshake."""
+        assert self.dialect is not None, "the handshake is over"
+        self.socket = opened.socket
+        if self._transport.get_write_buffer_size():
+            self.socket.pause()
+        self._listener.fanout.send(self.socket, self.dialect.greeting(opened.socket.id, opened.session, opened.resumed))
+        early, self._early = self._early, []
+        for text in early:
+            self._on_message(text)
+        self._transport.resume_reading()
+
+    # -- frames of the client ----------------------------------------------------------------------------------------
+
+    def _on_frame(self, frame: Frame) -> None:
+        opcode = frame.opcode
+        if opcode is Opcode.TEXT or opcode is Opcode.CONT:
+            self._on_text(bytes(frame.data), frame.fin)
+        elif opcode is Opcode.BINARY:
+            self._listener.metrics.invalid["binary"] += 1
+            self.end(CloseCode.BINARY, "binary messages are not understood; send text")
+
+    def _on_text(self, data: bytes, fin: bool) -> None:
+        if self._fragments is None and fin:
+            self._on_message(data)
+            return
+        if self._fragments is None:
+            self._fragments, self._size = [], 0
+        self._fragments.append(data)
+        self._size += max(len(data), FRAGMENT_COST)
+        if self._size > self._listener.settings.message_limit:
+            self._listener.metrics.invalid["too_large"] += 1
+            self.end(CloseCode.TOO_LARGE, f"a message has at most {self._listener.settings.message_limit} bytes")
+        elif fin:
+            data, self._fragments = b"".join(self._fragments), None
+            self._on_message(data)
+
+    def _on_message(self, text: bytes) -> None:
+        if self.closing is not None:
+            return
+        if self.socket is None:
+            self._early.append(text)
+            return
+        assert self.dialect is not None, "frames follow the handshake"
+        try:
+            emit = self.dialect.decode(text)
+        except Refusal as refusal:
+            self.refuse(refusal)
+            return
+        self._listener.on_emit(self, self.socket, emit)
+
+    def refuse(self, refusal: Refusal) -> None:
+        """Answer what is malformed or forbidden with an error where an answer is awaited, else close."""
+        self._listener.metrics.invalid[refusal.code] += 1
+        if refusal.reply_id is None:
+            self.end(refusal.close, refusal.message)
+        elif self.socket is not None and self.dialect is not None:
+            frame = self.dialect.error(refusal.reply_id, refusal.code, refusal.message)
+            self._listener.fanout.send(self.socket, frame)
+
+    def _after_receiving(self) -> None:
+        """Send what the protocol itself wants to send: the handshake, pongs, the answer to a close, an error."""
+        ws = self._ws
+        error = ws.parser_exc
+        if error is not None and self.closing is None and ws.close_sent is not None:
+            self._listener.metrics.invalid["protocol" if isinstance(error, ProtocolError) else "frame"] += 1
+            code = CloseCode.TOO_LARGE if isinstance(error, PayloadTooBig) else CloseCode(ws.close_sent.code)
+            self._note_close(code)
+        for data in ws.data_to_send():
+            if data:
+                self.write(data)
+            else:
+                self._hang_up()
+        if ws.handshake_exc is not None and not ws.eof_sent and ws.state is State.CONNECTING:
+            self._hang_up()
+
+    def write(self, frame: bytes) -> None:
+        """Send a frame of the protocol itself, behind what waits for this client."""
+        if self.socket is not None:
+            self._listener.fanout.send(self.socket, frame)
+        elif not self._transport.is_closing():
+            self._transport.write(frame)
+
+    # -- the end -----------------------------------------------------------------------------------------------------
+
+    def end(self, code: CloseCode, reason: str) -> None:
+        """Close with this code; abort on a deadline. Twice is no error: the first code counts."""
+        if self.closing is not None or self.closed:
+            return
+        self._note_close(code)
+        if self._ws.state is State.OPEN:
+            self._ws.send_close(code, reason.encode()[:123].decode("utf-8", "ignore"))
+            self._ws.data_to_send()  # the frame is ours to send, behind what waits
+        self.write(close_frame(code, reason))
+        if self.socket is None:
+            self._transport.resume_reading()  # its answer to the close
+        else:
+            self._listener.leave(self.socket, _fate(code, by_client=False))
+
+    def _note_close(self, code: CloseCode) -> None:
+        self.closing = code
+        self._listener.metrics.closes[str(int(code))] += 1
+        self._cancel_timer()
+        self._timer = asyncio.get_running_loop().call_later(self._listener.settings.close_timeout, self.abort)
+
+    def _hang_up(self) -> None:
+        """Close the TCP connection once all is written."""
+        if self.socket is not None and (self.socket.waiting or self.socket.backlog):
+            self._listener.fanout.flush()
+        if self.socket is not None:
+            self.socket.close()
+        self._transport.close()
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(self._listener.settings.close_timeout, self.abort)
+
+    def abort(self) -> None:
+        """End the TCP connection now, whatever waits."""
+        if self.socket is not None:
+            self.socket.close()
+        self._transport.abort()
+
+    def _too_slow(self) -> None:
+        if self.socket is None or self.closing is not None:
+            return
+        self._listener.metrics.slow_sockets_closed += 1
+        self.socket.drop_backlog()
+        self.end(CloseCode.TRY_LATER, "too slow: more waits for this client than it may")
+
+    def _too_late(self) -> None:
+        self._listener.metrics.handshakes["timeout"] += 1
+        self._transport.abort()
+
+    def check(self, now: float) -> None:
+        """Ping a client that is silent; abort one that stays so, though its buffer may be full."""
+        settings = self._listener.settings
+        silent = now - self.heard
+        if self.socket is None or self.closing is not None:
+            return
+        if self.pinged and silent > settings.ping_interval + settings.ping_timeout:
+            self._listener.metrics.closes["ping_timeout"] += 1
+            self.abort()
+        elif not self.pinged and silent > settings.ping_interval:
+            self.pinged = True
+            self._listener.fanout.send(self.socket, PING)
+
+    def _cancel_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+def _fate(code: int, by_client: bool) -> Fate:
+    if code == CloseCode.REPLACED and not by_client:
+        return Fate.RELEASED
+    return Fate.GONE if is_deliberate(code, by_client) else Fate.AWAY

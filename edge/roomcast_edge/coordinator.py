@@ -1,0 +1,265 @@
+"""What the cluster as a whole is asked (``bus.api.*``): whichever edge gets it coordinates the others."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+
+from roomcast.envelope import parse_answer
+from roomcast.errors import BusTimeout, BusUnavailable, RemoteError
+from roomcast.membership import Change
+from roomcast.names import Subjects, encode_room, is_socket_id
+from roomcast.nats_client import MendedClient
+from roomcast.requests import NoResponders, Requests
+from roomcast_edge.answers import Refused, timeout_of
+from roomcast_edge.keeper import MOVE_TTL
+from roomcast_edge.kv import Bucket, KvUnavailable, WrongRevision
+from roomcast_edge.records import Move, Record
+from roomcast_edge.sessions import SILENT_TWICE
+from roomcast_edge.workshop import Workshop
+
+_MOVE_ID = re.compile(r"[A-Za-z0-9_-]{1,64}").fullmatch
+_INBOX = re.compile(r"_INBOX(\.[A-Za-z0-9_-]+)+").fullmatch
+PAGE_BYTES = 200_000
+"""A page of members ends here; NATS takes 1 MiB a message by default."""
+REREADS = 20
+REREAD_PAUSE = 0.05
+
+
+Answers = dict[str, dict[str, Any] | None]
+_EMPTY_PAGE: dict[str, Any] = {"members": [], "more": False}
+
+
+class Coordinator:
+    """Routes single changes to the owner, puts bulk changes into the log and waits for all live edges, asks around."""
+
+    def __init__(
+        self,
+        edge: str,
+        subjects: Subjects,
+        client: MendedClient,
+        requests: Requests,
+        bucket: Bucket,
+        workshop: Workshop,
+    ) -> None:
+        self._edge = edge
+        self._subjects = subjects
+        self._client = client
+        self._requests = requests
+        self._bucket = bucket
+        self._workshop = workshop
+
+    # -- one socket --------------------------------------------------------------------------------------------------
+
+    async def change(self, body: Mapping[str, Any], reply: str) -> dict[str, Any] | None:
+        """Change one socket, or with an empty change tell about it, whoever holds it, or nobody just now.
+
+        None: its owner has answered the caller itself, so that the answer is behind the interest on every route.
+        """
+        name = body.get("id")
+        if not isinstance(name, str) or not is_socket_id(name):
+            raise Refused("not_found", f"no socket has the id {name!r}")
+        change = Change.parse(body)
+        deadline = time.monotonic() + timeout_of(body)
+        asked = {"op": "change", "id": name, **change.to_json(), "answer": reply}
+        for _ in range(REREADS):
+            if self._workshop.holds(name):
+                return await self._workshop.change(name, change)
+            record = await self._record(name)
+            if record.owner is not None and record.owner != self._edge:
+                told = await self._ask_owner(record.owner, asked, deadline)
+                if told == "told":
+                    return None
+                if told == "elsewhere":
+                    await asyncio.sleep(REREAD_PAUSE)
+                    continue
+            return await self._change_absent(name, record, change, deadline)
+        raise Refused("timeout", "the socket moves between edges too fast to be changed; whether it was is unknown")
+
+    async def _record(self, name: str) -> Record:
+        entry = await self._bucket.get(f"socket.{name}")
+        if entry is None or entry.value is None:
+            raise Refused("not_found", f"no socket has the id {name!r}")
+        return Record.from_json(entry.value)
+
+    async def _ask_owner(self, owner: str, body: dict[str, Any], deadline: float) -> str:
+        subject = self._subjects.edge(owner)
+        for attempt in range(2):
+            try:
+                reply = await self._requests.ask(subject, orjson.dumps(body), max(0.05, deadline - time.monotonic()))
+                return "elsewhere" if parse_answer(reply.data).get("elsewhere") else "told"
+            except NoResponders:
+                if attempt == 0:
+                    await asyncio.sleep(SILENT_TWICE)
+        return "silent"
+
+    async def _change_absent(self, name: str, record: Record, change: Change, deadline: float) -> dict[str, Any]:
+        """Nobody holds the socket now: the log of moves holds the change until it is back."""
+        await self._workshop.follower.bring_up_to_date(name, record)
+        if record.disconnect is not None:
+            raise Refused("not_found", f"no socket has the id {name!r}")
+        if not change:
+            return {"socket": _describe(name, record), "connected": False}
+        changed = record.apply(name, change)
+        if changed:
+            move = Move(os.urandom(12).hex(), name, change)
+            result = await self._carry_out(move, "", deadline)
+            if result["missing"]:
+                raise Refused("timeout", "the change is made, but not confirmed by " + ", ".join(result["missing"]))
+        return {"changed": changed, "edge": ""}
+
+    # -- all members of a room ---------------------------------------------------------------------------------------
+
+    async def move(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Put a bulk change into the log, wait for every live edge, and say per edge what it did."""
+        source = body.get("from")
+        if not isinstance(source, str):
+            raise Refused("bad_request", "from must be a room name")
+        encode_room(source)
+        change = Change.parse(body)
+        if not change:
+            raise Refused("bad_request", "nothing to do: name join, leave, leave_all or disconnect")
+        move_id = body.get("id", None) or os.urandom(12).hex()
+        if not isinstance(move_id, str) or not _MOVE_ID(move_id):
+            raise Refused("bad_request", "id must be 1 to 64 letters, digits, _ or -")
+        confirm = body.get("confirm", "")
+        if confirm and (not isinstance(confirm, str) or not _INBOX(confirm)):
+            raise Refused("bad_request", "confirm must be an inbox: _INBOX.…")
+        deadline = time.monotonic() + timeout_of(body)
+        return await self._carry_out(Move(move_id, source, change), confirm, deadline)
+
+    async def _carry_out(self, move: Move, confirm: str, deadline: float) -> dict[str, Any]:
+        sequence = await self._put(move, deadline)
+        self._client.send(self._subjects.moved, b"%d" % sequence)
+        # Read after the put's acknowledgement: an edge that starts later begins behind the move.
+        edges = await self._live_edges(deadline)
+        asked = orjson.dumps({"op": "moved", "sequence": sequence, "confirm": confirm})
+        answers = await self._ask_all(edges, asked, deadline)
+        done = {edge: answer for edge, answer in answers.items() if answer}
+        return {
+            "id": move.id,
+            "sequence": sequence,
+            "matched": sum(answer["matched"] for answer in done.values()),
+            "changed": sum(answer["changed"] for answer in done.values()),
+            "edges": {edge: {"matched": row["matched"], "changed": row["changed"]} for edge, row in done.items()},
+            "missing": sorted(edge for edge, answer in answers.items() if answer is None),
+        }
+
+    async def _put(self, move: Move, deadline: float) -> int:
+        """Store a move once: a retry with the same id is the same move."""
+        key = f"move.{move.id}"
+        while True:
+            try:
+                return await self._bucket.put(key, move.to_json(), expect=0, ttl=MOVE_TTL)
+            except WrongRevision:
+                entry = await self._bucket.get(key)
+                if entry is not None and entry.value is not None:
+                    if entry.value != move.to_json():
+                        raise Refused("conflict", f"another bulk change has the id {move.id!r}") from None
+                    return entry.revision
+            except KvUnavailable:
+                if time.monotonic() + 0.3 > deadline:
+                    raise
+                await asyncio.sleep(0.2)
+
+    # -- everybody ---------------------------------------------------------------------------------------------------
+
+    async def count(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        """How many connected sockets are in a room, and which edges did not say."""
+        room = _room(body)
+        deadline = time.monotonic() + timeout_of(body)
+        edges = await self._live_edges(deadline)
+        answers = await self._ask_all(edges, orjson.dumps({"op": "count", "room": room}), deadline)
+        return {
+            "count": sum(answer["count"] for answer in answers.values() if answer),
+            "missing": sorted(edge for edge, answer in answers.items() if answer is None),
+        }
+
+    async def members(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        """One page of a room's members. ``cursor`` of the answer asks for the next; null: there is none.
+
+        Edges are walked in the order of their ids, each in the order of its sockets' ids.
+        """
+        room = _room(body)
+        deadline = time.monotonic() + timeout_of(body)
+        edges, after, missing = await self._cursor(body.get("cursor"), deadline)
+        answer: dict[str, Any] | None
+        cursor: dict[str, Any] | None
+        while edges:
+            asked = orjson.dumps({"op": "members", "room": room, "after": after, "bytes": PAGE_BYTES})
+            answers = await self._ask_all(edges[:1], asked, deadline)
+            answer = answers.get(edges[0], _EMPTY_PAGE)
+            if answer is None:
+                missing.append(edges[0])
+            elif answer["more"]:
+                cursor = {"edges": edges, "after": answer["members"][-1]["id"], "missing": missing}
+                return {"members": answer["members"], "cursor": cursor, "missing": missing}
+            edges, after = edges[1:], ""
+            if answer and answer["members"]:
+                cursor = {"edges": edges, "after": "", "missing": missing} if edges else None
+                return {"members": answer["members"], "cursor": cursor, "missing": missing}
+        return {"members": [], "cursor": None, "missing": missing}
+
+    async def _cursor(self, cursor: Any, deadline: float) -> tuple[list[str], str, list[str]]:
+        if cursor is None:
+            return sorted(await self._live_edges(deadline)), "", []
+        try:
+            return list(cursor["edges"]), str(cursor["after"]), list(cursor["missing"])
+        except (TypeError, KeyError):
+            raise Refused("bad_request", "cursor must be the one of the page before") from None
+
+    async def _live_edges(self, deadline: float) -> list[str]:
+        while True:
+            try:
+                _, keys = await self._bucket.state("edge.>")
+                return [key.removeprefix("edge.") for key in keys]
+            except KvUnavailable:
+                if time.monotonic() + 0.3 > deadline:
+                    raise
+                await asyncio.sleep(0.2)
+
+    async def _ask_all(self, edges: list[str], asked: bytes, deadline: float) -> Answers:
+        """Each edge's answer, None where it did not answer in time; an edge that is dead is left out."""
+        answers: Answers = {}
+
+        async def ask(edge: str) -> None:
+            for attempt in range(2):
+                try:
+                    left = max(0.05, deadline - time.monotonic())
+                    reply = await self._requests.ask(self._subjects.edge(edge), asked, left)
+                    answers[edge] = parse_answer(reply.data)
+                    return
+                except NoResponders:
+                    if attempt == 0:
+                        await asyncio.sleep(SILENT_TWICE)
+                except (BusTimeout, BusUnavailable, RemoteError):
+                    answers[edge] = None
+                    return
+
+        await asyncio.gather(*[ask(edge) for edge in edges])
+        return answers
+
+
+def _room(body: Mapping[str, Any]) -> str:
+    room = body.get("room")
+    if not isinstance(room, str):
+        raise Refused("bad_request", "room must be a room name")
+    encode_room(room)
+    return room
+
+
+def _describe(name: str, record: Record) -> dict[str, Any]:
+    return {
+        "id": name,
+        "edge": "",
+        "rooms": sorted(record.rooms),
+        "user": record.user,
+        "data": record.data,
+        "connected_at": record.connected_at,
+    }

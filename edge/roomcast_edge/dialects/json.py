@@ -1,0 +1,65 @@
+"""The ``json`` dialect, at ``/ws``: one JSON object a frame, ``{"event","data","id"}``. Pure code."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import orjson
+
+from roomcast_edge.closing import CloseCode
+from roomcast_edge.dialects import Emit, Refusal
+from roomcast_edge.frames import text_frame
+
+
+@lru_cache(maxsize=4096)
+def _prefix(event: str) -> bytes:
+    return b'{"event":%b,"data":' % orjson.dumps(event)
+
+
+class JsonDialect:
+    """See :class:`roomcast_edge.dialects.Dialect`."""
+
+    name = "json"
+    path = "/ws"
+    subprotocol = "roomcast.v1"
+
+    def cast(self, event: str, payload: bytes) -> bytes:
+        """The payload between a prefix and a suffix: it is not parsed again."""
+        return text_frame(b"%b%b}" % (_prefix(event), payload))
+
+    def greeting(self, socket_id: str, session: str, resumed: bool) -> bytes:
+        """The event ``connect`` with the socket's id, its session secret and whether it is back."""
+        return self.cast("connect", orjson.dumps({"id": socket_id, "session": session, "resumed": resumed}))
+
+    def answer(self, reply_id: Any, payload: bytes) -> bytes:
+        """``{"id","data"}``."""
+        return text_frame(b'{"id":%b,"data":%b}' % (orjson.dumps(reply_id), payload))
+
+    def error(self, reply_id: Any, code: str, message: str) -> bytes:
+        """``{"id","error":{"code","message"}}``."""
+        return text_frame(orjson.dumps({"id": reply_id, "error": {"code": code, "message": message}}))
+
+    def decode(self, text: bytes) -> Emit:
+        """An object with ``event``, and perhaps ``data`` and ``id``; other keys are ignored."""
+        try:
+            body = orjson.loads(text)
+        except orjson.JSONDecodeError:
+            raise Refusal("bad_request", "a message is one JSON object", close=_close_code(text)) from None
+        if not isinstance(body, dict):
+            raise Refusal("bad_request", "a message is one JSON object")
+        reply_id = body.get("id")
+        if reply_id is not None and (isinstance(reply_id, bool) or not isinstance(reply_id, str | int | float)):
+            raise Refusal("bad_request", "id must be a number or a string")
+        event = body.get("event")
+        if not isinstance(event, str) or not event:
+            raise Refusal("bad_request", "event must be a text that is not empty", reply_id)
+        return Emit(event, (body.get("data"),), reply_id)
+
+
+def _close_code(text: bytes) -> CloseCode:
+    try:
+        text.decode()
+    except UnicodeDecodeError:
+        return CloseCode.NOT_UTF8
+    return CloseCode.POLICY

@@ -1,0 +1,198 @@
+"""What clients emit: the built-in ``bus:…`` events, and everything else as a request to a service."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+
+import orjson
+
+from roomcast.envelope import parse_answer
+from roomcast.errors import BusTimeout, BusUnavailable, RemoteError
+from roomcast.membership import Change
+from roomcast.names import Subjects, encode_room, is_reserved_event, is_socket_id
+from roomcast.requests import NoResponders, Reply, Requests
+from roomcast_edge.answers import error_of
+from roomcast_edge.connection import Connection
+from roomcast_edge.dialects import Emit, Refusal
+from roomcast_edge.membership import Membership
+from roomcast_edge.metrics import Metrics
+from roomcast_edge.outbox import FanOut
+from roomcast_edge.settings import room_pattern
+from roomcast_edge.socket import EdgeSocket
+
+UNANSWERED = 64
+"""Emits of one client that may wait for their answers."""
+
+
+class Emits:
+    """Works on clients' emits; each is answered on its own connection, or not at all."""
+
+    def __init__(
+        self,
+        subjects: Subjects,
+        requests: Requests,
+        membership: Membership,
+        fanout: FanOut,
+        metrics: Metrics,
+        client_rooms: tuple[str, ...],
+        action_timeout: float,
+        edge: str,
+    ) -> None:
+        self._subjects = subjects
+        self._requests = requests
+        self._membership = membership
+        self._fanout = fanout
+        self._metrics = metrics
+        self._everyone = tuple(room_pattern(pattern) for pattern in client_rooms)
+        self._patterns: dict[tuple[str, ...], tuple[re.Pattern[str], ...]] = {}
+        self._action_timeout = action_timeout
+        self._edge = edge
+
+    def take(self, connection: Connection, socket: EdgeSocket, emit: Emit) -> None:
+        """Work on one emit."""
+        try:
+            if emit.event in ("bus:join", "bus:leave"):
+                self._change(connection, socket, emit)
+            elif emit.event == "bus:ping":
+                self._answer(socket, emit, b"{}")
+            elif is_reserved_event(emit.event):
+                raise Refusal("bad_request", f"{emit.event!r} is not for clients to emit", emit.reply_id)
+            else:
+                self._act(connection, socket, emit)
+        except Refusal as refusal:
+            connection.refuse(refusal)
+
+    # -- rooms -------------------------------------------------------------------------------------------------------
+
+    def _change(self, connection: Connection, socket: EdgeSocket, emit: Emit) -> None:
+        rooms = self._rooms_of(emit)
+        if emit.event == "bus:join":
+            for room in rooms:
+                if not self._may_join(socket, room):
+                    raise Refusal("forbidden", f"the room {room!r} is not open to this client", emit.reply_id)
+            change = Change(join=rooms)
+        else:
+            change = Change(leave=rooms)
+        self._begin(connection, emit)
+        _, saved = self._membership.change(socket, change)
+        answer = orjson.dumps({"room": rooms[0]} if len(rooms) == 1 else {"rooms": rooms})
+        if saved is None:
+            connection.answering -= 1
+            self._answer(socket, emit, answer)
+            return
+
+        def written(future: asyncio.Future[None]) -> None:
+            connection.answering -= 1
+            error = asyncio.CancelledError() if future.cancelled() else future.exception()
+            if error is None:
+                self._answer(socket, emit, answer)
+            else:
+                self._refuse(socket, emit, *error_of(error))
+
+        saved.add_done_callback(written)
+
+    def _rooms_of(self, emit: Emit) -> tuple[str, ...]:
+        asked = emit.args[0] if emit.args else None
+        named = asked.get("room", asked.get("rooms")) if isinstance(asked, dict) else asked
+        rooms = [named] if isinstance(named, str) else named
+        if not isinstance(rooms, list) or not rooms or len(rooms) > UNANSWERED:
+            raise Refusal("bad_request", 'name the room: {"room":"…"}', emit.reply_id)
+        try:
+            for room in rooms:
+                encode_room(room)
+        except (TypeError, ValueError) as error:
+            raise Refusal("bad_request", str(error), emit.reply_id) from None
+        return tuple(dict.fromkeys(rooms))
+
+    def _may_join(self, socket: EdgeSocket, room: str) -> bool:
+        if is_socket_id(room) or room.startswith("user."):
+            return False
+        patterns = self._everyone
+        if socket.client_rooms is not None:
+            known = self._patterns.get(socket.client_rooms)
+            if known is None:
+                if len(self._patterns) > 10_000:
+                    self._patterns.clear()
+                known = tuple(room_pattern(pattern) for pattern in socket.client_rooms)
+                self._patterns[socket.client_rooms] = known
+            patterns = known
+        return any(pattern.fullmatch(room) for pattern in patterns)
+
+    # -- requests to services ----------------------------------------------------------------------------------------
+
+    def _act(self, connection: Connection, socket: EdgeSocket, emit: Emit) -> None:
+        try:
+            subject = self._subjects.action(emit.event)
+        except ValueError as error:
+            raise Refusal("bad_request", str(error), emit.reply_id) from None
+        self._begin(connection, emit)
+        body = orjson.dumps(
+            {
+                "data": emit.args[0] if emit.args else None,
+                "args": emit.args,
+                "socket": {"id": socket.id, "edge": self._edge, "user": socket.user, "data": socket.data},
+            }
+        )
+        began = time.perf_counter()
+        try:
+            asked = self._requests.ask(subject, body, self._action_timeout)
+        except (BusUnavailable, ValueError) as error:
+            connection.answering -= 1
+            code = "too_large" if isinstance(error, ValueError) else "unavailable"
+            self._metrics.actions[code] += 1
+            self._refuse(socket, emit, code, str(error))
+            return
+
+        def answered(future: asyncio.Future[Reply]) -> None:
+            connection.answering -= 1
+            self._metrics.action.observe(time.perf_counter() - began)
+            code, payload = _outcome(future, emit.event)
+            self._metrics.actions[code or "ok"] += 1
+            if code:
+                self._refuse(socket, emit, code, payload.decode())
+            else:
+                self._answer(socket, emit, payload)
+
+        asked.add_done_callback(answered)
+
+    # -- answers -----------------------------------------------------------------------------------------------------
+
+    def _begin(self, connection: Connection, emit: Emit) -> None:
+        if connection.answering >= UNANSWERED:
+            raise Refusal("too_many", f"more than {UNANSWERED} requests wait for their answers", emit.reply_id)
+        connection.answering += 1
+
+    def _answer(self, socket: EdgeSocket, emit: Emit, payload: bytes) -> None:
+        if emit.reply_id is not None:
+            self._fanout.send(socket, socket.dialect.answer(emit.reply_id, payload))
+
+    def _refuse(self, socket: EdgeSocket, emit: Emit, code: str, message: str) -> None:
+        if emit.reply_id is not None:
+            self._fanout.send(socket, socket.dialect.error(emit.reply_id, code, message))
+
+
+def _outcome(future: asyncio.Future[Reply], event: str) -> tuple[str, bytes]:
+    """An empty code and the JSON of the answer, or the code and the message of what went wrong."""
+    if future.cancelled():
+        return "unavailable", b"the edge is going away"
+    error = future.exception()
+    if error is None:
+        reply = future.result()
+        try:
+            if b"Nats-Service-Error" in reply.headers:
+                parse_answer(reply.data)
+                raise RemoteError("internal", "the service failed")
+            orjson.loads(reply.data or b"null")
+            return "", reply.data or b"null"
+        except orjson.JSONDecodeError:
+            return "internal", b"the service answered what is not JSON"
+        except (RemoteError, BusUnavailable, BusTimeout) as caught:
+            error = caught
+    if isinstance(error, NoResponders):
+        return "no_service", f"no service answers {event!r}".encode()
+    if isinstance(error, BusTimeout):
+        return "timeout", b"the service did not answer in time"
+    code, message = error_of(error)
+    return code, message.encode()

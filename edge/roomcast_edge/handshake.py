@@ -1,0 +1,62 @@
+"""What a client asks for in its HTTP request: a dialect, a token, a session. Pure code, over websockets' parser."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+from websockets.datastructures import Headers
+
+TOKEN_PROTOCOL = "roomcast.token."  # noqa: S105 - the name of a carrier, not a secret
+SESSION_PROTOCOL = "roomcast.session."
+
+
+@dataclass(frozen=True, slots=True)
+class Handshake:
+    """The credentials of a connection, from the safest place in which they are."""
+
+    path: str
+    token: str = ""
+    session: str = ""
+    address: str = ""
+
+
+def split_target(target: str) -> tuple[str, dict[str, list[str]]]:
+    """The path and the query of a request's target."""
+    parts = urlsplit(target)
+    return parts.path, parse_qs(parts.query)
+
+
+def offered_protocols(headers: Headers) -> list[str]:
+    """The subprotocols that a client offers."""
+    values = headers.get_all("Sec-WebSocket-Protocol")
+    return [item.strip() for value in values for item in value.split(",") if item.strip()]
+
+
+def read_handshake(target: str, headers: Headers, address: str = "") -> Handshake:
+    """The token and the session of a request: from a header, else a subprotocol, else the query."""
+    path, query = split_target(target)
+    offered = offered_protocols(headers)
+    token = _first(headers, "Authorization")
+    token = token[7:].strip() if token[:7].lower() == "bearer " else ""
+    return Handshake(
+        path,
+        token=token or _carried(offered, TOKEN_PROTOCOL) or _asked(query, "token"),
+        session=_first(headers, "Roomcast-Session") or _carried(offered, SESSION_PROTOCOL) or _asked(query, "session"),
+        address=address,
+    )
+
+
+def _first(headers: Headers, name: str) -> str:
+    values = headers.get_all(name)
+    return values[0].strip() if values else ""
+
+
+def _carried(offered: list[str], prefix: str) -> str:
+    return next((item[len(prefix) :] for item in offered if item.startswith(prefix)), "")
+
+
+def _asked(query: dict[str, Any], name: str) -> str:
+    values = query.get(name)
+    return str(values[0]) if values else ""

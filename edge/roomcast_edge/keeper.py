@@ -1,0 +1,221 @@
+"""Keeps each socket's record in step with its membership: every write a compare-and-set, one under way per socket.
+
+Changes that come while a write is under way share the next one. A write that the bucket refuses is undone here too;
+one whose outcome is unknown is repeated in the background until it is known.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Callable
+
+from roomcast.membership import Change
+from roomcast_edge.closing import CloseCode
+from roomcast_edge.follower import Follower
+from roomcast_edge.kv import Bucket, KvUnavailable, WrongRevision
+from roomcast_edge.metrics import Metrics
+from roomcast_edge.records import Record, UnknownVersion
+from roomcast_edge.socket import EdgeSocket, Fate
+
+log = logging.getLogger("roomcast.edge")
+
+RECORD_TTL = 3600.0
+"""Seconds that a record lives; it is refreshed at half of it."""
+MOVE_TTL = 2 * RECORD_TTL + 600.0
+"""Seconds that a move lives: longer than any record that might lag behind it."""
+REWRITE_WITHIN = 60.0
+"""Seconds within which the records that a move touched are rewritten."""
+SAVE_PATIENCE = 4.0
+"""Seconds that a change waits for a bucket that has no leader."""
+WRITES_UNDER_WAY = 500
+
+
+class Elsewhere(Exception):
+    """Another edge holds the socket now."""
+
+
+class Keeper:
+    """Writes the records of this edge's sockets."""
+
+    def __init__(
+        self,
+        bucket: Bucket,
+        edge: str,
+        follower: Follower,
+        metrics: Metrics,
+        set_rooms: Callable[[EdgeSocket, set[str]], None],
+        resume_window: float,
+    ) -> None:
+        self._bucket = bucket
+        self._edge = edge
+        self._follower = follower
+        self._metrics = metrics
+        self._set_rooms = set_rooms
+        self._resume_window = resume_window
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._writes = asyncio.Semaphore(WRITES_UNDER_WAY)
+        # Sockets in the order in which their records were written; those that a move touched since.
+        self._by_age: dict[EdgeSocket, None] = {}
+        self._touched: dict[EdgeSocket, float] = {}
+
+    def save(self, socket: EdgeSocket, change: Change | None = None) -> asyncio.Future[None]:
+        """Write the record as it is now; done when a write that includes it is acknowledged.
+
+        The future raises ``KvUnavailable`` (refused and undone), ``TimeoutError`` (unknown) or :class:`Elsewhere`.
+        """
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        socket.save_waiters.append(future)
+        if change is not None:
+            socket.unsaved.append(change)
+        if not socket.saving:
+            socket.saving = True
+            self._spawn(socket)
+        return future
+
+    def touch(self, socket: EdgeSocket) -> None:
+        """A move changed this socket: its record lags, and is rewritten within a minute."""
+        if socket not in self._touched:
+            self._touched[socket] = time.monotonic() + random.uniform(0.2, 0.8) * REWRITE_WITHIN
+
+    def forget(self, socket: EdgeSocket) -> None:
+        """The socket has left this edge; what is under way for it still ends."""
+        self._by_age.pop(socket, None)
+        self._touched.pop(socket, None)
+
+    @property
+    def lagging(self) -> int:
+        """Records that lag behind moves."""
+        return len(self._touched)
+
+    async def settled(self) -> None:
+        """Wait until no write is under way."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+    async def run(self) -> None:
+        """In the background: rewrite what moves touched, refresh what grows old."""
+        while True:
+            await asyncio.sleep(1.0)
+            now = time.monotonic()
+            due = [socket for socket, when in self._touched.items() if when <= now]
+            for socket in due:
+                del self._touched[socket]
+                self._quietly(socket)
+            for socket in list(self._by_age):
+                if socket.saved_at + RECORD_TTL / 2 > now:
+                    break
+                self._quietly(socket)
+
+    def _quietly(self, socket: EdgeSocket) -> None:
+        if socket.saving:
+            return
+        self.save(socket).add_done_callback(lambda future: future.cancelled() or future.exception())
+
+    # -- one socket's writes, one after another ----------------------------------------------------------------------
+
+    def _spawn(self, socket: EdgeSocket) -> None:
+        task = asyncio.get_running_loop().create_task(self._write_all(socket))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _write_all(self, socket: EdgeSocket) -> None:
+        try:
+            while socket.save_waiters:
+                waiters, socket.save_waiters = socket.save_waiters, []
+                error: Exception | None = None
+                try:
+                    async with self._writes:
+                        await self._write(socket)
+                except (KvUnavailable, TimeoutError, Elsewhere) as caught:
+                    error = caught
+                for waiter in waiters:
+                    if waiter.done():
+                        continue
+                    if error is None:
+                        waiter.set_result(None)
+                    else:
+                        waiter.set_exception(error)
+        finally:
+            socket.saving = False
+
+    async def _write(self, socket: EdgeSocket) -> None:
+        """One acknowledged write of what the socket is now. Raises what :meth:`save` says."""
+        deadline = time.monotonic() + SAVE_PATIENCE
+        unknown = False
+        began = time.perf_counter()
+        while True:
+            included = len(socket.unsaved)
+            try:
+                await self._put(socket)
+            except WrongRevision:
+                await self._merge(socket)
+                continue
+            except KvUnavailable as error:
+                unknown = unknown or "unknown" in str(error)
+                if time.monotonic() > deadline:
+                    if unknown:
+                        self.touch(socket)
+                        raise TimeoutError(str(error)) from None
+                    self._undo(socket)
+                    raise
+                await asyncio.sleep(random.uniform(0.1, 0.3))
+                continue
+            del socket.unsaved[:included]
+            socket.saved_at = time.monotonic()
+            self._metrics.record_write.observe(time.perf_counter() - began)
+            if socket.fate is Fate.HERE:
+                self._by_age.pop(socket, None)
+                self._by_age[socket] = None
+            return
+
+    async def _put(self, socket: EdgeSocket) -> None:
+        key = f"socket.{socket.id}"
+        if socket.fate is Fate.RELEASED:
+            raise Elsewhere
+        if socket.fate is Fate.GONE:
+            if socket.revision:
+                socket.revision = await self._bucket.purge(key, expect=socket.revision)
+            return
+        here = socket.fate is Fate.HERE
+        record = socket.record(self._edge if here else None, self._follower.applied(socket))
+        ttl = RECORD_TTL if here else self._resume_window
+        socket.revision = await self._bucket.put(key, record.to_json(), expect=socket.revision, ttl=ttl)
+
+    async def _merge(self, socket: EdgeSocket) -> None:
+        """Somebody wrote the record since: ourselves, unheard, or another edge, which then holds the socket."""
+        entry = await self._bucket.get(f"socket.{socket.id}")
+        if entry is None or entry.value is None:
+            if socket.fate is not Fate.HERE:
+                socket.revision, socket.fate = 0, Fate.GONE
+                return
+            socket.end(CloseCode.LOST_PLACE, "the session has expired; come back")
+            raise Elsewhere
+        try:
+            record = Record.from_json(entry.value)
+        except (ValueError, UnknownVersion) as error:
+            log.error("the record of a socket cannot be read: %s", error)
+            raise KvUnavailable(str(error)) from None
+        if record.hash != socket.hash or record.owner not in (self._edge, None):
+            if socket.fate is Fate.HERE:
+                socket.end(CloseCode.REPLACED, "the session was taken up elsewhere")
+            raise Elsewhere
+        socket.revision = entry.revision
+        socket.extra = record.extra
+        if socket.fate is Fate.HERE and record.rooms != socket.rooms:
+            await self._follower.bring_up_to_date(socket.id, record)
+            for change in socket.unsaved:
+                record.apply(socket.id, change)
+            self._set_rooms(socket, record.rooms)
+
+    def _undo(self, socket: EdgeSocket) -> None:
+        """Take back, newest first, the changes that the bucket has refused."""
+        undone, socket.unsaved = socket.unsaved, []
+        rooms = set(socket.rooms)
+        for change in reversed(undone):
+            rooms.difference_update(change.join)
+            rooms.update(change.leave)
+        if rooms != socket.rooms:
+            self._set_rooms(socket, rooms)

@@ -1,0 +1,219 @@
+"""The KV bucket as edges use it: compare-and-set puts with a TTL, reads that are sure, and the log of moves.
+
+Over plain requests with deadlines, since ``publish_async`` loses acknowledgements and ``kv.get`` hides markers. The
+sequence of the bucket's stream orders all keys against each other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import binascii
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+from nats.js.api import DiscardPolicy, RetentionPolicy, StorageType, StreamConfig
+from nats.js.errors import APIError, NotFoundError
+
+from roomcast.envelope import header_value
+from roomcast.errors import BusTimeout, BusUnavailable
+from roomcast.nats_client import MendedClient
+from roomcast.requests import NoResponders, Reply, Requests
+
+READS_UNDER_WAY = 500
+"""JetStream drops reads that come in greater numbers."""
+
+_WRONG_SEQUENCE = (10071, 10164)
+_NOT_FOUND = (10037, 10059)
+
+
+class WrongRevision(Exception):
+    """Somebody wrote the key since the revision that was expected."""
+
+
+class KvUnavailable(Exception):
+    """The bucket cannot be read or written now. The text says why, as an operator needs it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """The last value of a key, or, with ``value`` None, the marker of its end."""
+
+    key: str
+    value: bytes | None
+    revision: int
+
+
+class Bucket:
+    """The bucket named by the prefix."""
+
+    def __init__(self, client: MendedClient, requests: Requests, name: str, timeout: float = 2.0) -> None:
+        self._client = client
+        self._requests = requests
+        self._timeout = timeout
+        self.stream = f"KV_{name}"
+        self._subject = f"$KV.{name}."
+        self._direct = f"$JS.API.DIRECT.GET.{self.stream}"
+        self._reads = asyncio.Semaphore(READS_UNDER_WAY)
+
+    async def ensure(self, replicas: int) -> None:
+        """Make the bucket where it is missing; :class:`KvUnavailable` says what is wrong with it."""
+        js = self._client.jetstream(timeout=self._timeout)
+        try:
+            try:
+                info = await js.stream_info(self.stream)
+            except NotFoundError:
+                info = await js.add_stream(self._config(replicas))
+        except APIError as error:
+            raise KvUnavailable(f"the bucket {self.stream} cannot be made: {error.description}") from error
+        except Exception as error:
+            raise KvUnavailable(f"JetStream does not answer ({type(error).__name__}); is it enabled?") from error
+        config = info.config
+        if not config.allow_msg_ttl or not config.allow_direct:
+            raise KvUnavailable(
+                f"the bucket {self.stream} was not made by Roomcast: it needs per-message TTLs and direct gets"
+            )
+
+    def _config(self, replicas: int) -> StreamConfig:
+        return StreamConfig(
+            name=self.stream,
+            subjects=[self._subject + ">"],
+            retention=RetentionPolicy.LIMITS,
+            discard=DiscardPolicy.NEW,
+            storage=StorageType.FILE,
+            num_replicas=replicas,
+            max_msgs_per_subject=1,
+            max_bytes=-1,
+            max_age=0,
+            allow_rollup_hdrs=True,
+            deny_delete=True,
+            allow_direct=True,
+            allow_msg_ttl=True,
+            duplicate_window=10,
+        )
+
+    # -- writing -----------------------------------------------------------------------------------------------------
+
+    async def put(self, key: str, value: bytes, *, expect: int | None, ttl: float, timeout: float | None = None) -> int:
+        """Store a value that lives ``ttl`` seconds; returns its revision.
+
+        ``expect`` is the revision that the key must have (0: none; None: any), else :class:`WrongRevision`.
+        """
+        head = f"NATS/1.0\r\nNats-TTL: {max(1, round(ttl))}s\r\n"
+        if expect is not None:
+            head += f"Nats-Expected-Last-Subject-Sequence: {expect}\r\n"
+        return await self._store(key, value, head + "\r\n", timeout)
+
+    async def purge(self, key: str, *, expect: int) -> int:
+        """End a key at this revision; what is left of it vanishes by itself."""
+        head = (
+            "NATS/1.0\r\nKV-Operation: PURGE\r\nNats-Rollup: sub\r\nNats-TTL: 5s\r\n"
+            f"Nats-Expected-Last-Subject-Sequence: {expect}\r\n\r\n"
+        )
+        return await self._store(key, b"", head, None)
+
+    async def _store(self, key: str, value: bytes, head: str, timeout: float | None) -> int:
+        reply = await self._ask(self._subject + key, value, timeout, head.encode())
+        answer = _json(reply)
+        error = answer.get("error")
+        if error is None and "seq" in answer:
+            return int(answer["seq"])
+        code = error.get("err_code") if isinstance(error, dict) else None
+        if code in _WRONG_SEQUENCE:
+            raise WrongRevision(key)
+        why = error.get("description") if isinstance(error, dict) else "no acknowledgement"
+        raise KvUnavailable(f"the bucket refuses a write: {why}")
+
+    # -- reading -----------------------------------------------------------------------------------------------------
+
+    async def get(self, key: str) -> Entry | None:
+        """The last entry of a key as the stream's leader knows it; None where there is none."""
+        body = orjson.dumps({"last_by_subj": self._subject + key})
+        async with self._reads:
+            reply = await self._ask(f"$JS.API.STREAM.MSG.GET.{self.stream}", body, None)
+        answer = _json(reply)
+        if "error" in answer:
+            if answer["error"].get("err_code") in _NOT_FOUND:
+                return None
+            raise KvUnavailable(f"the bucket cannot be read: {answer['error'].get('description')}")
+        message = answer["message"]
+        headers = _base64(message.get("hdrs"))
+        gone = b"KV-Operation:" in headers or b"Nats-Marker-Reason:" in headers
+        return Entry(key, None if gone else _base64(message.get("data")), int(message["seq"]))
+
+    async def look(self, key: str) -> Entry | None:
+        """As :meth:`get`, from any replica: quicker, perhaps a moment old. Good for what a compare-and-set confirms."""
+        async with self._reads:
+            reply = await self._ask(f"{self._direct}.{self._subject}{key}", b"", None)
+        if reply.status:
+            return None
+        return self._entry(reply)
+
+    async def after(self, sequence: int, pattern: str, batch: int, timeout: float) -> tuple[list[Entry], bool]:
+        """The entries under a pattern that follow a sequence, in stream order, and whether there are more.
+
+        Any replica may answer. :class:`KvUnavailable` when the batch breaks off; what came is lost with it, ask again.
+        """
+        body = orjson.dumps({"seq": sequence + 1, "next_by_subj": self._subject + pattern, "batch": batch})
+        entries: list[Entry] = []
+        with self._requests.stream() as stream:
+            self._send(self._direct, body, stream.subject)
+            while True:
+                try:
+                    reply = await stream.next(timeout)
+                except TimeoutError:
+                    raise KvUnavailable("a read of the log of moves got no answer") from None
+                status = reply.status
+                if status == b"204":
+                    return entries, header_value(reply.headers, b"\r\nNats-Num-Pending:") not in (b"", b"0")
+                if status == b"404":
+                    return entries, False
+                if status:
+                    raise KvUnavailable(f"a read of the log of moves was refused: {status.decode()}")
+                entries.append(self._entry(reply))
+
+    async def state(self, pattern: str) -> tuple[int, list[str]]:
+        """The stream's last sequence and the keys under a pattern, both from the stream's leader."""
+        body = orjson.dumps({"subjects_filter": self._subject + pattern})
+        answer = _json(await self._ask(f"$JS.API.STREAM.INFO.{self.stream}", body, None))
+        if "error" in answer:
+            raise KvUnavailable(f"the bucket's state cannot be read: {answer['error'].get('description')}")
+        state = answer["state"]
+        keys = [subject.removeprefix(self._subject) for subject in state.get("subjects") or {}]
+        return int(state["last_seq"]), keys
+
+    def _entry(self, reply: Reply) -> Entry:
+        headers = reply.headers
+        key = header_value(headers, b"\r\nNats-Subject:").decode().removeprefix(self._subject)
+        gone = b"KV-Operation:" in headers or b"Nats-Marker-Reason:" in headers
+        return Entry(key, None if gone else reply.data, int(header_value(headers, b"\r\nNats-Sequence:")))
+
+    def _send(self, subject: str, payload: bytes, reply: str) -> None:
+        try:
+            self._client.send(subject, payload, reply)
+        except Exception as error:
+            raise KvUnavailable(f"NATS is away: {error or 'not connected'}") from error
+
+    async def _ask(self, subject: str, payload: bytes, timeout: float | None, headers: bytes = b"") -> Reply:
+        try:
+            return await self._requests.ask(subject, payload, timeout or self._timeout, headers)
+        except NoResponders:
+            raise KvUnavailable("the bucket's stream has no leader now, or is missing") from None
+        except BusTimeout:
+            raise KvUnavailable("the bucket did not answer in time; whether it was written is unknown") from None
+        except BusUnavailable as error:
+            raise KvUnavailable(str(error)) from None
+
+
+def _json(reply: Reply) -> dict[str, Any]:
+    try:
+        body = orjson.loads(reply.data)
+    except orjson.JSONDecodeError:
+        body = None
+    if not isinstance(body, dict):
+        raise KvUnavailable(f"JetStream answered what is no JSON object (status {reply.status.decode() or 'none'})")
+    return body
+
+
+def _base64(text: str | None) -> bytes:
+    return binascii.a2b_base64(text) if text else b""

@@ -1,0 +1,186 @@
+"""Accepts clients: answers their HTTP requests, opens their sessions, watches over their connections."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from http import HTTPStatus
+from pathlib import Path
+
+from websockets.http11 import Request, Response
+from websockets.server import ServerProtocol
+from websockets.typing import Subprotocol
+
+from roomcast_edge.closing import CloseCode
+from roomcast_edge.connection import Connection
+from roomcast_edge.dialects import Dialect, Emit
+from roomcast_edge.handshake import Handshake, offered_protocols, read_handshake, split_target
+from roomcast_edge.kv import KvUnavailable
+from roomcast_edge.membership import Membership
+from roomcast_edge.metrics import Metrics
+from roomcast_edge.outbox import FanOut
+from roomcast_edge.sessions import Grant, Sessions
+from roomcast_edge.settings import Settings
+from roomcast_edge.socket import EdgeSocket, Fate
+
+log = logging.getLogger("roomcast.edge")
+
+BACKLOG = 4096
+SWEEP_SLICE = 500
+"""Connections that are looked at before everything else runs once."""
+RETRY_AFTER = 2
+
+OnEmit = Callable[[Connection, EdgeSocket, Emit], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a request is answered; with a handshake it becomes a websocket."""
+
+    response: Response
+    outcome: str
+    handshake: Handshake | None = None
+    dialect: Dialect | None = None
+
+
+class Listener:
+    """All connections of this edge."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        dialects: list[Dialect],
+        membership: Membership,
+        sessions: Sessions,
+        fanout: FanOut,
+        metrics: Metrics,
+        on_emit: OnEmit,
+        ready: Callable[[], bool],
+    ) -> None:
+        self.settings = settings
+        self.fanout = fanout
+        self.metrics = metrics
+        self.on_emit = on_emit
+        self._ready = ready
+        self._dialects = {dialect.path: dialect for dialect in dialects}
+        self._membership = membership
+        self._sessions = sessions
+        self._connections: set[Connection] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._server: asyncio.Server | None = None
+        self._page = Path(settings.page).read_bytes() if settings.page else b""
+
+    async def start(self) -> None:
+        """Listen. ``OSError`` when the port is taken."""
+        host, port = self.settings.listen
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(lambda: Connection(self), host, port, backlog=BACKLOG)
+
+    @property
+    def port(self) -> int:
+        """The port that is listened on."""
+        assert self._server is not None, "started"
+        return int(self._server.sockets[0].getsockname()[1])
+
+    async def stop(self, code: CloseCode, reason: str) -> None:
+        """Accept nobody any more, close everybody, and wait until they are gone."""
+        if self._server is not None:
+            self._server.close()
+        for connection in list(self._connections):
+            if connection.socket is None:
+                connection.abort()
+            else:
+                connection.end(code, reason)
+        deadline = asyncio.get_running_loop().time() + self.settings.close_timeout + 1
+        while self._connections and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110 - of each, not one
+            await asyncio.sleep(0.02)
+
+    def add(self, connection: Connection) -> None:
+        """A TCP connection was accepted."""
+        self._connections.add(connection)
+
+    def discard(self, connection: Connection) -> None:
+        """A TCP connection is gone."""
+        self._connections.discard(connection)
+
+    def leave(self, socket: EdgeSocket, fate: Fate) -> None:
+        """A socket's connection is over, or about to be."""
+        self._membership.remove(socket, fate)
+
+    async def watch(self) -> None:
+        """For ever: ping who is silent, end who stays so."""
+        interval = max(0.05, min(1.0, self.settings.ping_interval / 4, self.settings.ping_timeout / 4))
+        while True:
+            await asyncio.sleep(interval)
+            connections = list(self._connections)
+            for start in range(0, len(connections), SWEEP_SLICE):
+                now = time.monotonic()
+                for connection in connections[start : start + SWEEP_SLICE]:
+                    connection.check(now)
+                await asyncio.sleep(0)
+
+    # -- the HTTP request --------------------------------------------------------------------------------------------
+
+    def answer(self, ws: ServerProtocol, request: Request) -> Answer:
+        """The answer to a client's request."""
+        path, _ = split_target(request.path)
+        dialect = self._dialects.get(path)
+        if dialect is None:
+            return self._plain(ws, path)
+        if not self._ready():
+            response = ws.reject(HTTPStatus.SERVICE_UNAVAILABLE, "This edge has no NATS now; come back.\n")
+            response.headers["Retry-After"] = str(RETRY_AFTER)
+            return Answer(response, "unavailable")
+        if dialect.subprotocol in offered_protocols(request.headers):
+            ws.available_subprotocols = [Subprotocol(dialect.subprotocol)]
+        response = ws.accept(request)
+        if response.status_code != HTTPStatus.SWITCHING_PROTOCOLS:
+            return Answer(response, "malformed")
+        return Answer(response, "accepted", read_handshake(request.path, request.headers), dialect)
+
+    def _plain(self, ws: ServerProtocol, path: str) -> Answer:
+        if path == "/" and self._page:
+            response = ws.reject(HTTPStatus.OK, "")
+            del response.headers["Content-Length"], response.headers["Content-Type"]
+            response.headers["Content-Length"] = str(len(self._page))
+            response.headers["Content-Type"] = "text/html; charset=utf-8"
+            return Answer(Response(response.status_code, "OK", response.headers, self._page), "page")
+        paths = ", ".join(sorted(self._dialects))
+        return Answer(
+            ws.reject(HTTPStatus.NOT_FOUND, f"There is nothing here; websockets connect to {paths}\n"), "not_found"
+        )
+
+    # -- the session -------------------------------------------------------------------------------------------------
+
+    def open(self, connection: Connection, handshake: Handshake) -> None:
+        """Open the session of a connection whose handshake is over, then greet it."""
+        self.spawn(self._open(connection, handshake))
+
+    async def _open(self, connection: Connection, handshake: Handshake) -> None:
+        try:
+            opened = await self._sessions.open(handshake.session, Grant(), connection.make_socket, connection.is_open)
+        except KvUnavailable as error:
+            log.warning("a client is sent away: %s", error)
+            self.metrics.handshakes["unavailable"] += 1
+            connection.end(CloseCode.TRY_LATER, "the bus is away; come back")
+            return
+        if opened is None:
+            self.metrics.handshakes["left"] += 1
+            connection.end(CloseCode.TRY_LATER, "the session could not be opened; come back")
+            return
+        self.metrics.handshakes["opened"] += 1
+        connection.greet(opened)
+
+    def spawn(self, work: Awaitable[None]) -> None:
+        """Run beside; a failure is logged, and hurts nobody else."""
+        task: asyncio.Task[None] = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            log.error("a connection's task failed", exc_info=task.exception())

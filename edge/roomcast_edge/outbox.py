@@ -1,0 +1,255 @@
+"""What waits to be written: casts in runs, an outbox per socket, one write per socket at the end of the loop's pass.
+
+Casts to the same members that follow each other are one run, whose frames are joined once and written to every
+member. Alone, a message waits for nothing; under load the runs grow by themselves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Callable, Collection
+
+from roomcast_edge.dialects import Dialect
+from roomcast_edge.metrics import Metrics
+
+os_write = os.write
+
+
+class Outbox:
+    """The outgoing side of one socket. Its bytes are those that wait here and those in the transport's buffer."""
+
+    __slots__ = (
+        "_transport",
+        "backlog",
+        "backlog_bytes",
+        "blocked",
+        "dialect",
+        "direct",
+        "due",
+        "fd",
+        "limit",
+        "on_slow",
+        "plain",
+        "waiting",
+    )
+
+    def __init__(
+        self,
+        transport: asyncio.Transport,
+        dialect: Dialect,
+        limit: int,
+        on_slow: Callable[[], None],
+        plain: bool = True,
+    ) -> None:
+        self.dialect = dialect
+        self.limit = limit
+        self.on_slow = on_slow
+        self._transport = transport
+        # A plain TCP socket whose transport holds nothing back is written to at once, past the transport.
+        self.plain = plain
+        self.fd = transport.get_extra_info("socket").fileno() if plain else -1
+        self.direct = plain
+        self.blocked = False
+        # Runs and frames of this pass, in order.
+        self.waiting: list[Run | bytes] = []
+        self.due = False
+        # Joined bytes that wait for a socket that takes no more.
+        self.backlog: list[bytes] = []
+        self.backlog_bytes = 0
+
+    def write(self, data: bytes) -> None:
+        """Write to the kernel what it takes; the rest waits, up to the limit."""
+        if self.direct:
+            try:
+                taken = os_write(self.fd, data)
+            except (BlockingIOError, InterruptedError):
+                taken = 0
+            except OSError:
+                self.abort()
+                return
+            if taken == len(data):
+                return
+            data = data[taken:]
+        elif self.blocked:
+            self.backlog.append(data)
+            self.backlog_bytes += len(data)
+            if self.backlog_bytes + self._transport.get_write_buffer_size() > self.limit:
+                self.on_slow()
+            return
+        if not self._transport.is_closing():
+            self._transport.write(data)  # calls pause() at once when the kernel takes no more
+            if self._transport.get_write_buffer_size() > self.limit:
+                self.on_slow()
+
+    def pause(self) -> None:
+        """The transport holds bytes back."""
+        self.blocked, self.direct = True, False
+
+    def resume(self) -> None:
+        """The transport has nothing left."""
+        self.blocked, self.direct = False, self.plain and self.fd >= 0
+        if self.backlog:
+            data = b"".join(self.backlog)
+            self.drop_backlog()
+            self.write(data)
+
+    def drop_backlog(self) -> None:
+        """Forget what has not reached the transport; it ends at a frame's end."""
+        self.backlog.clear()
+        self.backlog_bytes = 0
+
+    def pending_bytes(self) -> int:
+        """Bytes that wait for this socket."""
+        return self.backlog_bytes + (self._transport.get_write_buffer_size() if self.blocked else 0)
+
+    def close(self) -> None:
+        """Nothing is written past the transport any more: its descriptor may soon be another's."""
+        self.direct, self.fd = False, -1
+
+    def abort(self) -> None:
+        """End the connection now, whatever waits."""
+        self.close()
+        self._transport.abort()
+
+
+class Run:
+    """Casts that follow each other to the same members."""
+
+    __slots__ = ("_frames", "casts", "members", "received", "sent")
+
+    def __init__(self, members: Collection[Outbox], received: float) -> None:
+        self.members = members
+        self.received = received
+        self.casts: list[tuple[str, bytes]] = []
+        self.sent: list[int] = []
+        self._frames: dict[str, bytes] = {}
+
+    def frames(self, dialect: Dialect) -> bytes:
+        """All frames of this run in one dialect, joined; encoded once."""
+        data = self._frames.get(dialect.name)
+        if data is None:
+            cast = dialect.cast
+            data = b"".join([cast(event, payload) for event, payload in self.casts])
+            self._frames[dialect.name] = data
+        return data
+
+
+class FanOut:
+    """Takes casts, and writes each socket once at the end of the pass."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+        self._runs: list[Run] = []
+        self._dirty: list[Outbox] = []
+        self._written: list[Run] = []
+        self._due = False
+
+    def cast(self, members: Collection[Outbox], event: str, payload: bytes, sent_ns: int) -> None:
+        """Send a cast to these members. They must not change before :meth:`settle` or the end of the pass."""
+        runs = self._runs
+        if runs and runs[-1].members is members:
+            run = runs[-1]
+        else:
+            run = Run(members, time.perf_counter())
+            runs.append(run)
+            self._schedule()
+        run.casts.append((event, payload))
+        if sent_ns:
+            run.sent.append(sent_ns)
+
+    def send(self, box: Outbox, frame: bytes) -> None:
+        """Send one frame to one socket, behind all that was cast before."""
+        self.settle()
+        box.waiting.append(frame)
+        self._mark(box)
+
+    def settle(self) -> None:
+        """Put what was cast into the outboxes of the members that it has now: membership is about to change."""
+        if not self._runs:
+            return
+        runs, self._runs = self._runs, []
+        dirty = self._dirty
+        for run in runs:
+            for box in run.members:
+                box.waiting.append(run)
+                if not box.due:
+                    box.due = True
+                    dirty.append(box)
+            self._metrics.deliveries += len(run.members) * len(run.casts)
+        self._written += runs
+        self._schedule()
+
+    def flush(self) -> None:
+        """The end of the pass: write every socket that has something waiting, once."""
+        if len(self._runs) == 1 and not self._dirty:
+            run = self._runs.pop()
+            self._write_run(run)
+            self._observe(run)
+        else:
+            self.settle()
+            dirty, self._dirty = self._dirty, []
+            written, self._written = self._written, []
+            joined: dict[tuple[str, tuple[int, ...]], bytes] = {}
+            sent = 0
+            for box in dirty:
+                data = self._join(box, joined)
+                sent += len(data)
+                box.write(data)
+            self._metrics.sent_bytes += sent
+            for run in written:
+                self._observe(run)
+        self._due = False
+        if self._dirty or self._runs:  # a write closed a socket as too slow, which says so in a frame
+            self._schedule()
+
+    def _join(self, box: Outbox, joined: dict[tuple[str, tuple[int, ...]], bytes]) -> bytes:
+        waiting, box.waiting = box.waiting, []
+        box.due = False
+        if len(waiting) == 1:
+            only = waiting[0]
+            return only if isinstance(only, bytes) else only.frames(box.dialect)
+        key = (box.dialect.name, tuple(map(id, waiting)))
+        data = joined.get(key)
+        if data is None:
+            data = b"".join([part if isinstance(part, bytes) else part.frames(box.dialect) for part in waiting])
+            joined[key] = data
+        return data
+
+    def _write_run(self, run: Run) -> None:
+        dialect: Dialect | None = None
+        data = b""
+        size = sent = 0
+        for box in tuple(run.members):
+            if box.dialect is not dialect:
+                dialect = box.dialect
+                data = run.frames(dialect)
+                size = len(data)
+            sent += size
+            box.write(data)
+        self._metrics.sent_bytes += sent
+        self._metrics.deliveries += len(run.members) * len(run.casts)
+
+    def _observe(self, run: Run) -> None:
+        metrics = self._metrics
+        metrics.fanout.observe(time.perf_counter() - run.received, len(run.casts))
+        if run.sent:
+            now = time.time_ns()
+            for sent in run.sent:
+                latency = (now - sent) / 1e9
+                if latency < 0:
+                    metrics.negative_skew += 1
+                    latency = 0.0
+                metrics.publish_to_write.observe(latency)
+
+    def _mark(self, box: Outbox) -> None:
+        if not box.due:
+            box.due = True
+            self._dirty.append(box)
+        self._schedule()
+
+    def _schedule(self) -> None:
+        if not self._due:
+            self._due = True
+            asyncio.get_running_loop().call_soon(self.flush)

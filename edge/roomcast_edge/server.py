@@ -1,0 +1,254 @@
+"""One edge, put together: started, run until it is told to stop, and stopped."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Coroutine
+from typing import Any
+
+from nats import errors as nats_errors
+
+from roomcast.names import Subjects
+from roomcast.nats_client import MendedClient, connect
+from roomcast.requests import Requests
+from roomcast_edge.admin import AdminServer, Health
+from roomcast_edge.casts import Casts
+from roomcast_edge.closing import CloseCode
+from roomcast_edge.coordinator import Coordinator
+from roomcast_edge.dialects import Dialect
+from roomcast_edge.dialects.json import JsonDialect
+from roomcast_edge.emits import Emits
+from roomcast_edge.index import Index
+from roomcast_edge.interest import Interest
+from roomcast_edge.keeper import MOVE_TTL
+from roomcast_edge.kv import Bucket, KvUnavailable, WrongRevision
+from roomcast_edge.lease import Lease
+from roomcast_edge.link import Link
+from roomcast_edge.listener import Listener
+from roomcast_edge.logs import Sampled
+from roomcast_edge.membership import Membership
+from roomcast_edge.metrics import Metrics
+from roomcast_edge.outbox import FanOut
+from roomcast_edge.records import new_edge_id
+from roomcast_edge.service import Service
+from roomcast_edge.sessions import Sessions
+from roomcast_edge.settings import Settings
+from roomcast_edge.socket import EdgeSocket
+from roomcast_edge.workshop import Workshop
+
+log = logging.getLogger("roomcast.edge")
+
+READY_GRACE = 30.0
+"""Seconds for which a NATS that blinks leaves an edge ready."""
+LAG_SECONDS = 0.25
+VERIFY_UNDER_WAY = 200
+
+
+class Edge:
+    """A stateless server of websockets. All that outlives it is in the bucket."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.id = new_edge_id()
+        self.settings = settings
+        self.metrics = Metrics()
+        self.health = Health()
+        self.admin = AdminServer(settings.admin, self.metrics, self.health)
+        self._draining = False
+        self._tasks: list[asyncio.Task[Any]] = []
+        self._sampled = Sampled(log)
+        self.listener: Listener | None = None
+        self._link: Link | None = None
+
+    async def start(self) -> None:
+        """Connect, take the lease, catch up with the log, then accept clients. ``OSError``: a port is taken.
+
+        A NATS or a bucket that is not there yet is waited for, with a line in the log every few seconds.
+        """
+        self.admin.start()
+        settings, metrics = self.settings, self.metrics
+        subjects = Subjects(settings.prefix)
+        self._client = client = await self._connect()
+        self._requests = requests = Requests(client)
+        requests.start()
+        self._bucket = bucket = Bucket(client, requests, settings.prefix)
+        index: Index[EdgeSocket] = Index()
+        fanout = FanOut(metrics)
+        casts = Casts(settings.prefix, index, fanout, metrics, self._sampled.warning)
+        interest = Interest(client, subjects, self.id, casts.sink)
+        self._membership = membership = Membership(
+            index, interest, fanout, bucket, self.id, metrics, settings.resume_window
+        )
+        self._link = link = Link(bucket, membership.follower, casts, metrics, requests.fail, self._verify)
+        sessions = Sessions(self.id, subjects, bucket, requests, membership, metrics)
+        workshop = Workshop(self.id, membership, sessions, link.gate)
+        coordinator = Coordinator(self.id, subjects, client, requests, bucket, workshop)
+        self._service = service = Service(self.id, subjects, client, workshop, coordinator)
+        emits = Emits(
+            subjects, requests, membership, fanout, metrics, settings.client_rooms, settings.action_timeout, self.id
+        )
+        dialects: list[Dialect] = [JsonDialect()]
+        self.listener = listener = Listener(
+            settings, dialects, membership, sessions, fanout, metrics, emits.take, self._takes_clients
+        )
+        self._lease = lease = Lease(bucket, self.id)
+        await self._wait_for_bucket(lease)
+        sequence, _ = await bucket.state("edge.>")
+        membership.follower.start_at(sequence)
+        interest.start()
+        await service.start()
+        link.gate.set()
+        self._gauges(index, interest, dialects)
+        for work in (membership.follower.run(), membership.keeper.run(), lease.run(), listener.watch(), self._pulse()):
+            self._run(work)
+        await listener.start()
+        self.health.not_ready = self._not_ready
+        log.info(
+            "edge %s takes clients at %s:%d, admin at %d", self.id, settings.listen[0], listener.port, self.admin.port
+        )
+
+    async def stop(self) -> None:
+        """Send the clients to other edges, write their records, give the lease back, leave NATS."""
+        self._draining = True
+        if self.listener is not None:
+            await self.listener.stop(CloseCode.DRAINING, "the edge goes away; come back in 1 s")
+            await self._finish()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self.admin.stop()
+
+    async def _finish(self) -> None:
+        try:
+            async with asyncio.timeout(5.0):
+                await self._membership.keeper.settled()
+                await self._lease.end()
+                await self._service.stop()
+        except (TimeoutError, KvUnavailable, WrongRevision, nats_errors.Error) as error:
+            log.warning("left without a word to the others: %s", error or "NATS did not answer in time")
+        if self._link is not None:
+            await self._link.close()
+        self._requests.stop()
+        with contextlib.suppress(nats_errors.Error):
+            await self._client.close()
+
+    # -- starting ----------------------------------------------------------------------------------------------------
+
+    async def _connect(self) -> MendedClient:
+        async def on_error(error: Exception) -> None:
+            self._sampled.warning(f"NATS: {error or type(error).__name__}", "")
+
+        async def on_disconnect() -> None:
+            if self._link is not None:
+                await self._link.on_disconnect()
+
+        async def on_reconnect() -> None:
+            if self._link is not None:
+                await self._link.on_reconnect()
+
+        return await connect(
+            list(self.settings.nats),
+            name=f"roomcast-edge-{self.id}",
+            on_error=on_error,
+            on_disconnect=on_disconnect,
+            on_reconnect=on_reconnect,
+            retry=True,
+            dont_randomize=True,
+        )
+
+    async def _wait_for_bucket(self, lease: Lease) -> None:
+        while True:
+            try:
+                await self._bucket.ensure(self.settings.kv_replicas)
+                await lease.renew()
+            except (KvUnavailable, WrongRevision) as error:
+                self.health.not_ready = lambda why=str(error): why  # type: ignore[misc]
+                self._sampled.warning(f"waiting for the bucket: {error}", "")
+                await asyncio.sleep(1.0)
+            else:
+                return
+
+    # -- running -----------------------------------------------------------------------------------------------------
+
+    def _run(self, work: Coroutine[Any, Any, Any]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        task.add_done_callback(self._ended)
+        self._tasks.append(task)
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        if not task.cancelled() and task.exception() is not None:
+            log.critical("a background task has failed", exc_info=task.exception())
+
+    async def _pulse(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            due = loop.time() + LAG_SECONDS
+            await asyncio.sleep(LAG_SECONDS)
+            self.metrics.loop_lag.observe(max(0.0, loop.time() - due))
+            self.health.beat()
+
+    def _takes_clients(self) -> bool:
+        return self._link is not None and self._link.connected and not self._draining
+
+    def _not_ready(self) -> str:
+        """Why this edge should get no new clients; empty when it should."""
+        assert self._link is not None, "started"
+        if self._draining:
+            return "draining"
+        now = time.monotonic()
+        if not self._link.connected and now - self._link.lost_at > READY_GRACE:
+            return f"NATS is away for {now - self._link.lost_at:.0f} s"
+        if now - self._lease.renewed_at > READY_GRACE:
+            return f"the KV bucket takes no writes for {now - self._lease.renewed_at:.0f} s"
+        return ""
+
+    async def _verify(self, away: float) -> None:
+        """After a cut: is this edge still in the log, and are its sockets still its own?"""
+        assert self.listener is not None, "the link breaks only after the start"
+        if away > MOVE_TTL - 60:
+            log.error("cut off for %.0f s, longer than moves are kept: all sockets are closed", away)
+            for socket in list(self._membership.index.sockets.values()):
+                socket.end(CloseCode.LOST_PLACE, "the edge was cut off for too long; come back")
+            return
+        try:
+            await self._lease.renew()
+        except (KvUnavailable, WrongRevision):
+            return  # no leader: nobody can have taken anything since the connection broke
+        if self._lease.lost:
+            self._lease.lost = False
+            await self._claim_all()
+
+    async def _claim_all(self) -> None:
+        """Others may have taken sockets over without a word: write every record, by compare-and-set."""
+        sockets = list(self._membership.index.sockets.values())
+        log.warning("the lease had expired: the claims of %d sockets are renewed", len(sockets))
+        for start in range(0, len(sockets), VERIFY_UNDER_WAY):
+            saves = [self._membership.keeper.save(socket) for socket in sockets[start : start + VERIFY_UNDER_WAY]]
+            await asyncio.gather(*saves, return_exceptions=True)
+
+    def _gauges(self, index: Index[EdgeSocket], interest: Interest, dialects: list[Dialect]) -> None:
+        metrics = self.metrics
+
+        def by_dialect() -> dict[str, int]:
+            counts = dict.fromkeys((dialect.name for dialect in dialects), 0)
+            for socket in list(index.sockets.values()):
+                counts[socket.dialect.name] += 1
+            return counts
+
+        metrics.sockets_by_dialect = by_dialect
+        metrics.gauge("rooms", "Rooms that have a member here.", lambda: len(index.rooms))
+        metrics.gauge("subscriptions", "Rooms that this edge hears from NATS.", lambda: len(interest))
+        metrics.gauge(
+            "nats_connected", "1 while the connection to NATS stands.", lambda: float(self._client.is_connected)
+        )
+        metrics.gauge(
+            "outbox_bytes",
+            "Bytes that wait for slow sockets.",
+            lambda: sum(socket.pending_bytes() for socket in list(index.sockets.values()) if socket.blocked),
+        )
+        metrics.gauge("records_lagging", "Records that lag behind moves.", lambda: self._membership.keeper.lagging)
+        metrics.gauge(
+            "requests_under_way", "Requests to NATS that wait for an answer.", lambda: self._requests.under_way
+        )

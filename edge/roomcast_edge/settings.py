@@ -1,0 +1,94 @@
+"""The settings of an edge: one typed object, from flags and ``ROOMCAST_…`` variables of the environment."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import click
+
+from roomcast.envelope import MAX_CAST_BYTES
+from roomcast.names import Subjects
+
+
+class Address(click.ParamType[tuple[str, int]]):
+    """HOST:PORT."""
+
+    name = "HOST:PORT"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, int]:
+        """The host and the port; an IPv6 host stands in brackets."""
+        if isinstance(value, tuple):
+            return value
+        host, _, port = str(value).rpartition(":")
+        if not port.isdigit() or not 0 <= int(port) <= 65535:
+            self.fail(f"{value!r} is not HOST:PORT, for example 0.0.0.0:8001", param, ctx)
+        return host.strip("[]") or "0.0.0.0", int(port)  # noqa: S104 - ":8001" means every address
+
+
+class Listed(click.ParamType[tuple[str, ...]]):
+    """Comma-separated texts."""
+
+    name = "A,B,…"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        """The parts, trimmed, without empty ones."""
+        if isinstance(value, tuple):
+            return value
+        return tuple(part.strip() for part in str(value).split(",") if part.strip())
+
+
+ADDRESS = Address()
+LISTED = Listed()
+
+
+def setting(default: Any, text: str, kind: Any = None, env: str = "") -> Any:
+    """A field of :class:`Settings` with its flag's help. The flag and the variable bear the field's name."""
+    return field(default=default, metadata={"help": text, "type": kind, "env": env})
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What an edge can be told. Each field is ``--name`` and ``ROOMCAST_NAME``."""
+
+    nats: tuple[str, ...] = setting(("nats://localhost:4222",), "NATS servers, comma-separated.", LISTED, "NATS_URL")
+    prefix: str = setting("bus", "First token of all subjects, and name of the KV bucket.")
+    listen: tuple[str, int] = setting(("127.0.0.1", 8001), "Where clients connect.", ADDRESS)
+    admin: tuple[str, int] = setting(("127.0.0.1", 9001), "Where /metrics, /healthz and /readyz are.", ADDRESS)
+    client_rooms: tuple[str, ...] = setting((), "Rooms that clients may join by themselves; * is any text.", LISTED)
+    kv_replicas: int = setting(
+        1, "Replicas of the KV bucket, when this edge makes it: 3 in a cluster.", click.IntRange(1, 5)
+    )
+    resume_window: float = setting(120.0, "Seconds for which a socket may come back.", click.FloatRange(1, 3600))
+    cast_limit: int = setting(MAX_CAST_BYTES, "Bytes of a cast's data at most.", click.IntRange(1, 8 << 20))
+    message_limit: int = setting(64 * 1024, "Bytes of a client's message at most.", click.IntRange(128, 8 << 20))
+    outbox_limit: int = setting(1 << 20, "Bytes that may wait for one socket.", click.IntRange(4096, 1 << 30))
+    ping_interval: float = setting(
+        25.0, "Seconds of a client's silence before it is pinged.", click.FloatRange(0.1, 3600)
+    )
+    ping_timeout: float = setting(20.0, "Seconds that a pinged client has to answer.", click.FloatRange(0.1, 3600))
+    handshake_timeout: float = setting(
+        10.0, "Seconds that a client has to finish its handshake.", click.FloatRange(0.1, 600)
+    )
+    close_timeout: float = setting(5.0, "Seconds that a closed client has to go.", click.FloatRange(0.1, 600))
+    action_timeout: float = setting(5.0, "Seconds that a service has to answer a client.", click.FloatRange(0.1, 600))
+    page: str = setting("", "An HTML file to serve at / of the clients' port.")
+    log_level: str = setting("info", "How much is logged.", click.Choice(["debug", "info", "warning", "error"]))
+
+    def __post_init__(self) -> None:
+        Subjects(self.prefix)
+        if not self.nats:
+            raise ValueError("no NATS server is named: --nats nats://localhost:4222")
+        for pattern in self.client_rooms:
+            room_pattern(pattern)
+        if self.page and not Path(self.page).is_file():
+            raise ValueError(f"--page {self.page}: there is no such file")
+
+
+def room_pattern(pattern: str) -> re.Pattern[str]:
+    """A pattern of rooms in which ``*`` stands for any text; ``ValueError`` when it is empty."""
+    if not pattern:
+        raise ValueError("a pattern of rooms is not empty; * alone is every room")
+    return re.compile(".*".join(map(re.escape, pattern.split("*"))), re.DOTALL)
