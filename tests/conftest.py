@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import inspect
 import secrets
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
 import pytest
 
+from support.edges import EdgeProcess
 from support.nats_servers import NatsCluster, NatsServer
+
+StartEdge = Callable[..., Awaitable[EdgeProcess]]
 
 
 @pytest.fixture(scope="session")
@@ -43,6 +46,20 @@ def cluster(_cluster: NatsCluster) -> NatsCluster:
 def prefix() -> str:
     """A tenant of the test's own."""
     return f"t{secrets.token_hex(4)}"
+
+
+@pytest.fixture
+async def start_edge(prefix: str) -> AsyncIterator[StartEdge]:
+    """Starts edges of the test's own tenant: ``await start_edge(nats.urls, client_rooms="chat-*")``."""
+    started: list[EdgeProcess] = []
+
+    async def start(urls: list[str], **settings: object) -> EdgeProcess:
+        edge = EdgeProcess(urls, prefix, **settings)
+        started.append(edge)
+        return await edge.start()
+
+    yield start
+    await asyncio.gather(*[edge.close() for edge in started])
 
 
 @pytest.fixture(autouse=True)
