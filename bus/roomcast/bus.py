@@ -218,9 +218,12 @@ class Bus:
         except nats_errors.MaxPayloadError as error:
             raise ValueError(f"NATS takes messages of {self.nats.max_payload} bytes at most") from error
         except nats_errors.Error as error:
-            raise BusUnavailable(f"NATS is away, the cast was not sent: {error or 'not connected'}") from error
+            raise BusUnavailable(f"NATS is away, the cast was not sent ({type(error).__name__})") from error
         if self.nats.pending_data_size > UNSENT_PAUSE:
-            await self.nats.drained()
+            try:
+                await self.nats.drained()
+            except nats_errors.Error as error:
+                raise BusUnavailable("NATS went away; whether the cast was delivered is unknown") from error
 
     # -- changes of one socket, or of several by id ------------------------------------------------------------------
 

@@ -27,7 +27,11 @@ def room_list(rooms: str | Iterable[str], what: str = "rooms") -> tuple[str, ...
     elif isinstance(rooms, Mapping | bytes) or not isinstance(rooms, Iterable):
         raise TypeError(f"{what} must be a str or a list of str, not {type(rooms).__name__}")
     else:
-        names = tuple(dict.fromkeys(rooms))
+        names = tuple(rooms)
+        for name in names:
+            if not isinstance(name, str):
+                raise TypeError(f"{what} must be a str or a list of str; {name!r} is none")
+        names = tuple(dict.fromkeys(names))
     if len(names) > MAX_ROOMS:
         raise ValueError(f"at most {MAX_ROOMS} rooms at once; {what} has {len(names)}")
     for name in names:
@@ -48,6 +52,11 @@ def check_reason(reason: object) -> str:
     return reason
 
 
+def _given(body: Mapping[str, Any], field_name: str) -> Any:
+    value = body.get(field_name)
+    return () if value is None else value
+
+
 @dataclass(frozen=True, slots=True)
 class Change:
     """What happens to the members of a room. Leaving comes before joining; a socket never leaves its own room."""
@@ -66,11 +75,11 @@ class Change:
     def parse(cls, body: Mapping[str, Any]) -> Change:
         """The change in a request's body; ``ValueError`` names the field that is wrong."""
         try:
-            join = room_list(body.get("join") or (), "join")
-            leave = room_list(body.get("leave") or (), "leave")
+            join = room_list(_given(body, "join"), "join")
+            leave = room_list(_given(body, "leave"), "leave")
             reason = body.get("disconnect")
             if isinstance(reason, Mapping):
-                reason = reason.get("reason", "")
+                reason = reason.get("reason") or ""
             if reason is not None:
                 check_reason(reason)
         except TypeError as error:

@@ -99,9 +99,9 @@ class Requests:
 
     def stop(self) -> None:
         """Stop listening; whoever still waits gets ``BusUnavailable``."""
-        if self._sub is not None:
+        if self._sub is not None and not self._client.is_closed:  # closing forgets all subscriptions
             self._client.unsubscribe_light(self._sub)
-            self._sub = None
+        self._sub = None
         self.fail("the connection to NATS was closed")
 
     def fail(self, why: str) -> None:
@@ -168,7 +168,7 @@ class Requests:
             raise ValueError(f"the request has {len(payload)} bytes; NATS takes {self._client.max_payload}") from None
         except errors.Error as error:
             future.cancel()
-            raise BusUnavailable(f"NATS is away: {error or 'not connected'}") from error
+            raise BusUnavailable(f"NATS is away ({type(error).__name__})") from error
         return future
 
     def _on_reply(self, _: LightSubscription, subject: bytes, __: bytes, data: bytes, headers: bytes) -> None:

@@ -116,6 +116,7 @@ class Connection(asyncio.Protocol):
         self._listener.discard(self)
         socket = self.socket
         if socket is None:
+            self._untie()
             return
         socket.close()
         if self.closing is not None:
@@ -124,6 +125,13 @@ class Connection(asyncio.Protocol):
             received = self._ws.close_rcvd
             fate = _fate(received.code, by_client=True) if received is not None else Fate.AWAY
         self._listener.leave(socket, fate)
+        socket.untie()
+        self._untie()
+
+    def _untie(self) -> None:
+        # Frozen objects (see garbage.py) are freed by their reference counts alone: leave no cycle behind.
+        self._ws.parser.close()
+        del self._ws.parser
 
     # -- the handshake -----------------------------------------------------------------------------------------------
 

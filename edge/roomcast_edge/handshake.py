@@ -25,7 +25,7 @@ class Handshake:
 def split_target(target: str) -> tuple[str, dict[str, list[str]]]:
     """The path and the query of a request's target."""
     parts = urlsplit(target)
-    return parts.path, parse_qs(parts.query)
+    return parts.path, parse_qs(parts.query) if parts.query else {}
 
 
 def offered_protocols(headers: Headers) -> list[str]:

@@ -12,7 +12,9 @@ import random
 import time
 from collections.abc import Callable
 
+from roomcast.errors import BusUnavailable
 from roomcast.membership import Change
+from roomcast.requests import NoResponders, Reply
 from roomcast_edge.closing import CloseCode
 from roomcast_edge.follower import Follower
 from roomcast_edge.kv import Bucket, KvUnavailable, WrongRevision
@@ -57,6 +59,7 @@ class Keeper:
         self._resume_window = resume_window
         self._tasks: set[asyncio.Task[None]] = set()
         self._writes = asyncio.Semaphore(WRITES_UNDER_WAY)
+        self._under_way = 0
         # Sockets in the order in which their records were written; those that a move touched since.
         self._by_age: dict[EdgeSocket, None] = {}
         self._touched: dict[EdgeSocket, float] = {}
@@ -72,7 +75,7 @@ class Keeper:
             socket.unsaved.append(change)
         if not socket.saving:
             socket.saving = True
-            self._spawn(socket)
+            self._begin(socket)
         return future
 
     def touch(self, socket: EdgeSocket) -> None:
@@ -92,8 +95,11 @@ class Keeper:
 
     async def settled(self) -> None:
         """Wait until no write is under way."""
-        while self._tasks:
-            await asyncio.wait(self._tasks)
+        while self._tasks or self._under_way:
+            if self._tasks:
+                await asyncio.wait(self._tasks)
+            else:
+                await asyncio.sleep(0.01)
 
     async def run(self) -> None:
         """In the background: rewrite what moves touched, refresh what grows old."""
@@ -116,35 +122,72 @@ class Keeper:
 
     # -- one socket's writes, one after another ----------------------------------------------------------------------
 
-    def _spawn(self, socket: EdgeSocket) -> None:
-        task = asyncio.get_running_loop().create_task(self._write_all(socket))
+    def _begin(self, socket: EdgeSocket) -> None:
+        """The common case, without a task: one put, acknowledged. Anything else is :meth:`_write_all`'s work."""
+        if socket.fate is not Fate.HERE or self._under_way >= WRITES_UNDER_WAY:
+            self._spawn(socket)
+            return
+        began = time.perf_counter()
+        included = len(socket.unsaved)
+        waiters = len(socket.save_waiters)
+        record = socket.record(self._edge, self._follower.applied(socket))
+        key = f"socket.{socket.id}"
+        try:
+            asked = self._bucket.put_soon(key, record.to_json(), expect=socket.revision, ttl=RECORD_TTL)
+        except BusUnavailable:
+            self._spawn(socket)
+            return
+        self._under_way += 1
+
+        def acknowledged(future: asyncio.Future[Reply]) -> None:
+            self._under_way -= 1
+            try:
+                socket.revision = self._bucket.revision_of(key, future.result())
+            except (Exception, asyncio.CancelledError) as error:
+                # The task finds out what is the matter; a put without an answer may have been stored.
+                self._spawn(socket, unknown=not isinstance(error, KvUnavailable | WrongRevision | NoResponders))
+                return
+            self._saved(socket, included, began)
+            done, socket.save_waiters = socket.save_waiters[:waiters], socket.save_waiters[waiters:]
+            _tell(done, None)
+            if socket.save_waiters:
+                self._begin(socket)
+            else:
+                socket.saving = False
+
+        asked.add_done_callback(acknowledged)
+
+    def _saved(self, socket: EdgeSocket, included: int, began: float) -> None:
+        del socket.unsaved[:included]
+        socket.saved_at = time.monotonic()
+        self._metrics.record_write.observe(time.perf_counter() - began)
+        if socket.fate is Fate.HERE:
+            self._by_age.pop(socket, None)
+            self._by_age[socket] = None
+
+    def _spawn(self, socket: EdgeSocket, unknown: bool = False) -> None:
+        task = asyncio.get_running_loop().create_task(self._write_all(socket, unknown))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _write_all(self, socket: EdgeSocket) -> None:
+    async def _write_all(self, socket: EdgeSocket, unknown: bool) -> None:
         try:
             while socket.save_waiters:
                 waiters, socket.save_waiters = socket.save_waiters, []
                 error: Exception | None = None
                 try:
                     async with self._writes:
-                        await self._write(socket)
+                        await self._write(socket, unknown)
                 except (KvUnavailable, TimeoutError, Elsewhere) as caught:
                     error = caught
-                for waiter in waiters:
-                    if waiter.done():
-                        continue
-                    if error is None:
-                        waiter.set_result(None)
-                    else:
-                        waiter.set_exception(error)
+                _tell(waiters, error)
+                unknown = False
         finally:
             socket.saving = False
 
-    async def _write(self, socket: EdgeSocket) -> None:
+    async def _write(self, socket: EdgeSocket, unknown: bool) -> None:
         """One acknowledged write of what the socket is now. Raises what :meth:`save` says."""
         deadline = time.monotonic() + SAVE_PATIENCE
-        unknown = False
         began = time.perf_counter()
         while True:
             included = len(socket.unsaved)
@@ -159,16 +202,11 @@ class Keeper:
                     if unknown:
                         self.touch(socket)
                         raise TimeoutError(str(error)) from None
-                    self._undo(socket)
+                    self._undo(socket, included)
                     raise
                 await asyncio.sleep(random.uniform(0.1, 0.3))
                 continue
-            del socket.unsaved[:included]
-            socket.saved_at = time.monotonic()
-            self._metrics.record_write.observe(time.perf_counter() - began)
-            if socket.fate is Fate.HERE:
-                self._by_age.pop(socket, None)
-                self._by_age[socket] = None
+            self._saved(socket, included, began)
             return
 
     async def _put(self, socket: EdgeSocket) -> None:
@@ -210,12 +248,25 @@ class Keeper:
                 record.apply(socket.id, change)
             self._set_rooms(socket, record.rooms)
 
-    def _undo(self, socket: EdgeSocket) -> None:
-        """Take back, newest first, the changes that the bucket has refused."""
-        undone, socket.unsaved = socket.unsaved, []
+    def _undo(self, socket: EdgeSocket, count: int) -> None:
+        """Take back the oldest changes, which the bucket has refused; those that came since have their own write."""
         rooms = set(socket.rooms)
-        for change in reversed(undone):
+        for change in reversed(socket.unsaved):
             rooms.difference_update(change.join)
             rooms.update(change.leave)
+        del socket.unsaved[:count]
+        for change in socket.unsaved:
+            rooms.difference_update(change.leave)
+            rooms.update(change.join)
         if rooms != socket.rooms:
             self._set_rooms(socket, rooms)
+
+
+def _tell(waiters: list[asyncio.Future[None]], error: Exception | None) -> None:
+    for waiter in waiters:
+        if waiter.done():
+            continue
+        if error is None:
+            waiter.set_result(None)
+        else:
+            waiter.set_exception(error)

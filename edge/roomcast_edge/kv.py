@@ -99,21 +99,25 @@ class Bucket:
 
         ``expect`` is the revision that the key must have (0: none; None: any), else :class:`WrongRevision`.
         """
-        head = f"NATS/1.0\r\nNats-TTL: {max(1, round(ttl))}s\r\n"
-        if expect is not None:
-            head += f"Nats-Expected-Last-Subject-Sequence: {expect}\r\n"
-        return await self._store(key, value, head + "\r\n", timeout)
+        return await self._store(key, value, _put_head(expect, ttl), timeout)
+
+    def put_soon(self, key: str, value: bytes, *, expect: int, ttl: float) -> asyncio.Future[Reply]:
+        """As :meth:`put`, without a task: its result is for :meth:`revision_of`. ``BusUnavailable`` at once."""
+        return self._requests.ask(self._subject + key, value, self._timeout, _put_head(expect, ttl))
 
     async def purge(self, key: str, *, expect: int) -> int:
         """End a key at this revision; what is left of it vanishes by itself."""
         head = (
-            "NATS/1.0\r\nKV-Operation: PURGE\r\nNats-Rollup: sub\r\nNats-TTL: 5s\r\n"
-            f"Nats-Expected-Last-Subject-Sequence: {expect}\r\n\r\n"
+            b"NATS/1.0\r\nKV-Operation: PURGE\r\nNats-Rollup: sub\r\nNats-TTL: 5s\r\n"
+            b"Nats-Expected-Last-Subject-Sequence: %d\r\n\r\n" % expect
         )
         return await self._store(key, b"", head, None)
 
-    async def _store(self, key: str, value: bytes, head: str, timeout: float | None) -> int:
-        reply = await self._ask(self._subject + key, value, timeout, head.encode())
+    async def _store(self, key: str, value: bytes, head: bytes, timeout: float | None) -> int:
+        return self.revision_of(key, await self._ask(self._subject + key, value, timeout, head))
+
+    def revision_of(self, key: str, reply: Reply) -> int:
+        """The revision in the acknowledgement of a write; :class:`WrongRevision`, :class:`KvUnavailable`."""
         answer = _json(reply)
         error = answer.get("error")
         if error is None and "seq" in answer:
@@ -203,6 +207,13 @@ class Bucket:
             raise KvUnavailable("the bucket did not answer in time; whether it was written is unknown") from None
         except BusUnavailable as error:
             raise KvUnavailable(str(error)) from None
+
+
+def _put_head(expect: int | None, ttl: float) -> bytes:
+    seconds = max(1, round(ttl))
+    if expect is None:
+        return b"NATS/1.0\r\nNats-TTL: %ds\r\n\r\n" % seconds
+    return b"NATS/1.0\r\nNats-TTL: %ds\r\nNats-Expected-Last-Subject-Sequence: %d\r\n\r\n" % (seconds, expect)
 
 
 def _json(reply: Reply) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from websockets.typing import Subprotocol
 from roomcast_edge.closing import CloseCode
 from roomcast_edge.connection import Connection
 from roomcast_edge.dialects import Dialect, Emit
+from roomcast_edge.garbage import Freezer
 from roomcast_edge.handshake import Handshake, offered_protocols, read_handshake, split_target
 from roomcast_edge.kv import KvUnavailable
 from roomcast_edge.membership import Membership
@@ -71,10 +72,12 @@ class Listener:
         self._connections: set[Connection] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
+        self._freezer = Freezer()
         self._page = Path(settings.page).read_bytes() if settings.page else b""
 
     async def start(self) -> None:
         """Listen. ``OSError`` when the port is taken."""
+        self._freezer.start()
         host, port = self.settings.listen
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(lambda: Connection(self), host, port, backlog=BACKLOG)
@@ -172,6 +175,7 @@ class Listener:
             connection.end(CloseCode.TRY_LATER, "the session could not be opened; come back")
             return
         self.metrics.handshakes["opened"] += 1
+        self._freezer.count()
         connection.greet(opened)
 
     def spawn(self, work: Awaitable[None]) -> None:

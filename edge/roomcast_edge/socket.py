@@ -26,6 +26,10 @@ class Fate(Enum):
     """Another edge writes it from now on."""
 
 
+def _nothing(*_: object) -> None:
+    """What is left to do for a connection that is gone."""
+
+
 class EdgeSocket(Outbox):
     """One greeted websocket. The index changes ``rooms``, the record keeper the fields of the record."""
 
@@ -77,6 +81,10 @@ class EdgeSocket(Outbox):
         self.saving = False
         self.unsaved: list[Change] = []
         self.save_waiters: list[asyncio.Future[None]] = []
+
+    def untie(self) -> None:
+        """Let go of the connection, which is gone."""
+        self.end = self.on_slow = _nothing
 
     def record(self, owner: str | None, applied: int) -> Record:
         """The record of this socket as it is now."""

@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import statistics
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -15,7 +14,7 @@ from nats.aio.client import DEFAULT_MAX_OUTSTANDING_PINGS, DEFAULT_MAX_RECONNECT
 
 from roomcast.errors import BusUnavailable
 from roomcast.nats_client import CLOSE_WITHIN, MAX_UNSENT_BYTES, LightSubscription, MendedClient, connect
-from support.clients import Recorder, connected, disconnected, end
+from support.clients import Recorder, connected, disconnected, end, raw_publisher
 from support.nats_servers import NatsServer, nats_servers
 from support.proxy import StallProxy
 from support.until import until
@@ -23,24 +22,6 @@ from support.until import until
 MEGABYTE = 1 << 20
 MORE_THAN_BUFFERS_HOLD = 48 * MEGABYTE
 """Bytes: above what two kernels' socket buffers and a proxy take while nobody reads."""
-
-
-@asynccontextmanager
-async def raw_publisher(server: NatsServer) -> AsyncIterator[Callable[[bytes], Awaitable[None]]]:
-    """A publisher that writes bytes as they are, and returns when the server has taken them."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
-    await reader.readline()
-    writer.write(b'CONNECT {"verbose":false,"headers":true}\r\n')
-
-    async def publish(wire: bytes) -> None:
-        writer.write(wire + b"PING\r\n")
-        assert await reader.readline() == b"PONG\r\n", "the server takes what is published"
-
-    try:
-        yield publish
-    finally:
-        writer.close()
-        await writer.wait_closed()
 
 
 async def hears(client: Client, subject: str) -> bool:
@@ -468,6 +449,32 @@ async def test_it_reconnects_for_ever(nats: NatsServer, prefix: str) -> None:
             assert await hears(mended, f"{prefix}.after")
         finally:
             await end(mended)
+
+
+async def test_an_unexpected_error_does_not_end_the_attempts(nats: NatsServer, prefix: str) -> None:
+    class Clumsy(Recorder):
+        async def on_disconnect(self) -> None:
+            await super().on_disconnect()
+            if self.lost == 1:
+                raise RuntimeError("the first callback fails")
+
+    async def scenario(client: Client, recorder: Recorder) -> bool:
+        await client.force_reconnect()
+        attempts = client._reconnection_task
+        assert attempts is not None, "they have begun"
+        await asyncio.wait([attempts], timeout=5.0)
+        return bool(recorder.back) and await hears(client, f"{prefix}.after")
+
+    clumsy = Clumsy()
+    async with connected(Client, nats.url, clumsy) as stock:
+        assert not await scenario(stock, clumsy)
+        assert stock.is_reconnecting, "for ever: nobody tries any more"
+        assert stock._reconnection_task is not None
+        assert isinstance(stock._reconnection_task.exception(), RuntimeError)
+    clumsy = Clumsy()
+    async with connected(MendedClient, nats.url, clumsy) as mended:
+        assert await scenario(mended, clumsy)
+    assert [type(error) for error in clumsy.errors] == [RuntimeError]
 
 
 async def test_clients_of_a_dead_node_do_not_come_back_in_step(nats: NatsServer) -> None:

@@ -186,11 +186,12 @@ class Client:
         self._count += 1
         number = self._count
         await self.connection.send(json.dumps({"event": event, "data": data, "id": number}))
-        return await until(
-            lambda: next((frame for frame in self.heard if frame.get("id") == number), None),
-            within,
-            f"{event} is answered",
-        )
+
+        def answer() -> Any:
+            return next((frame for frame in self.heard if frame.get("id") == number), None)
+
+        found: dict[str, Any] = await until(answer, within, f"{event} is answered")
+        return found
 
     async def hears(self, event: str, data: Any, within: float = 10.0) -> None:
         """Wait until exactly this was heard."""

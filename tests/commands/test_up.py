@@ -21,10 +21,11 @@ from support.until import until
 async def said(heard_by: Client, text: str) -> dict[str, Any]:
     """Wait for a chat message."""
 
-    def find() -> dict[str, Any] | None:
+    def find() -> Any:
         return next((f["data"] for f in heard_by.heard if f.get("event") == "chat" and f["data"]["text"] == text), None)
 
-    return await until(find, 10.0, f"{text!r} is heard")
+    message: dict[str, Any] = await until(find, 10.0, f"{text!r} is heard")
+    return message
 
 
 def page(port: int) -> str:
@@ -85,7 +86,9 @@ async def test_up_chats_and_leaves_nothing_behind(nodes: int, edges: int) -> Non
             assert "<title>Roomcast chat</title>" in page(port)
             assert f"http://localhost:{port}/" in system.output
         await chat(system)
-        assert await asyncio.to_thread(system.stop) == 0
+        async with client(system.port) as witness:
+            assert await asyncio.to_thread(system.stop) == 0
+            assert await witness.closed() == 1012
         assert_ended(system, children, directory)
 
 

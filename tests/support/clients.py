@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
@@ -76,3 +77,21 @@ async def disconnected(kind: Callable[[], C], server: NatsServer) -> AsyncIterat
         proxy.cut()
         await until(lambda: recorder.lost, what="the cut is noticed")
         yield client, proxy, recorder
+
+
+@asynccontextmanager
+async def raw_publisher(server: NatsServer) -> AsyncIterator[Callable[[bytes], Awaitable[None]]]:
+    """A publisher that writes bytes as they are, and returns when the server has taken them."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    await reader.readline()
+    writer.write(b'CONNECT {"verbose":false,"headers":true}\r\n')
+
+    async def publish(wire: bytes) -> None:
+        writer.write(wire + b"PING\r\n")
+        assert await reader.readline() == b"PONG\r\n", "the server takes what is published"
+
+    try:
+        yield publish
+    finally:
+        writer.close()
+        await writer.wait_closed()

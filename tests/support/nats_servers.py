@@ -13,8 +13,9 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
+from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -23,6 +24,9 @@ READY_WITHIN = 20.0
 """Seconds that a server or a cluster may take until it serves."""
 
 POLL = 0.02
+
+ROUTES = 4
+"""Connections between two nodes: a pool of three for the accounts, and one for the system's."""
 
 PORTS = range(10_000, 32_000)
 """Below what the kernel gives to outgoing connections, so that none of those can sit on a stopped server's port."""
@@ -204,10 +208,10 @@ class NatsServer:
     def _end(self, number: signal.Signals) -> None:
         if not self.is_running or self._process is None:
             return
+        if self._stalled and number != signal.SIGKILL:
+            self.resume()  # a stopped process takes no SIGTERM
         self._send(number)
-        if self._stalled:
-            self._send(signal.SIGCONT)  # a stopped process takes no SIGTERM
-            self._stalled = False
+        self._stalled = False
         try:
             self._process.wait(10)
         except subprocess.TimeoutExpired:
@@ -227,7 +231,7 @@ class NatsCluster:
         routes = ", ".join(f'"nats://127.0.0.1:{port.number}"' for port in self._routes)
         for node, port in zip(self.nodes, self._routes, strict=True):
             node._cluster = (
-                f"cluster {{ name: tests, host: 127.0.0.1, port: {port.number}, "
+                f"cluster {{ name: tests, host: 127.0.0.1, port: {port.number}, pool_size: {ROUTES - 1}, "
                 f"no_advertise: {json.dumps(not advertise)}, routes: [{routes}] }}"
             )
 
@@ -305,9 +309,9 @@ class NatsCluster:
         up = self._up()
         names = {node.name for node in up}
         for node in up:
-            routed = {route.get("remote_name") for route in node.monitor("routez").get("routes") or ()}
-            if not names <= {node.name, *routed}:
-                return False
+            routed = Counter(route.get("remote_name") for route in node.monitor("routez").get("routes") or ())
+            if any(routed[name] < ROUTES for name in names - {node.name}):
+                return False  # a part of the accounts would have no way to that node yet
         leader = self.meta_leader()
         if leader is None:
             return False
@@ -332,11 +336,5 @@ def _wait_for(condition: Callable[[], bool], within: float, what: str, servers: 
 @contextmanager
 def nats_servers(n: int = 1, config: str = "") -> Iterator[list[NatsServer]]:
     """Several servers that know nothing of each other: for clients that have somewhere else to go."""
-    servers = [NatsServer(config, name=f"alone{i}") for i in range(n)]
-    try:
-        for server in servers:
-            server.start()
-        yield servers
-    finally:
-        for server in servers:
-            server.close()
+    with ExitStack() as stack:
+        yield [stack.enter_context(NatsServer(config, name=f"alone{i}")) for i in range(n)]

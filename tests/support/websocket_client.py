@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import itertools
 import json
+from collections.abc import Callable
 from typing import Any
 
 from websockets.asyncio.client import ClientConnection, connect
@@ -83,6 +84,15 @@ class Client:
             pass
         assert len(self.events) >= count, f"heard {len(self.events)} of {count} events; the last: {self.events[-3:]}"
         return self.events
+
+    async def hears_that(self, condition: Callable[[], bool], within: float = 5.0, what: str = "it") -> None:
+        """Wait until what was heard fulfils a condition. Fails with what was heard."""
+        try:
+            async with asyncio.timeout(within), self._news:
+                await self._news.wait_for(lambda: condition() or self.close_code is not None)
+        except TimeoutError:
+            pass
+        assert condition(), f"never heard {what}; closed: {self.close_code}; the last: {self.events[-5:]}"
 
     async def hears_event(self, event: str, within: float = 5.0) -> Any:
         """Wait until an event of this name was heard (also before this call); returns the data of the last one."""

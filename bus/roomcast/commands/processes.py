@@ -132,6 +132,7 @@ class Family:
         error = None if task.cancelled() else task.exception()
         if error is not None and not self.ended.done():
             self.ended.set_exception(error)
+            self.ended.exception()  # seen, even where something else ends the run first
 
     def end(self) -> None:
         """All is to end now."""

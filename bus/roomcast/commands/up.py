@@ -71,7 +71,7 @@ def up(edges: int, nodes: str, nats_port: int, port: int, admin_port: int, no_de
         )
         with tempfile.TemporaryDirectory(prefix="roomcast-", ignore_cleanup_errors=True) as directory:
             asyncio.run(run(plan, Path(directory)))
-    except (FileNotFoundError, ValueError, TimeoutError) as error:
+    except (OSError, ValueError) as error:
         raise failure(error) from error
     except GaveUp as error:
         raise click.ClickException(str(error)) from error
