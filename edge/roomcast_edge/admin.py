@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, ProcessCollector, generate_latest
 
 from roomcast_edge.metrics import Metrics
 
@@ -33,6 +33,7 @@ class AdminServer:
     def __init__(self, address: tuple[str, int], metrics: Metrics, health: Health) -> None:
         registry = CollectorRegistry()
         registry.register(metrics)
+        ProcessCollector(registry=registry)
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:

@@ -77,7 +77,7 @@ async def test_errors_of_single_changes(stage: Arena):
     bus, (one, gone) = stage.bus, await stage.clients(2)
     await gone.close()
     await until(lambda: _is_unknown(bus, gone.id), what="a socket that left is unknown")
-    for unknown in (gone.id, NOBODY, "chat", "a.b"):
+    for unknown in (gone.id, NOBODY, "no-id", "a.b"):
         with pytest.raises(SocketNotFound, match=unknown):
             await bus.join(unknown, "chat")
         assert not (await bus.leave(unknown, "chat")).changed, "leaving is no error where nobody is"
@@ -227,8 +227,7 @@ async def _coordinates(bus: Bus) -> bool:
     try:
         await bus.count("team", timeout=0.5)
     except Incomplete as error:
-        assert (error.known, len(error.missing)) == (2, 1)
-        return True
+        return (error.known, len(error.missing)) == (2, 1)
     except BusTimeout:
         return False
     raise AssertionError("an edge is silent, and the count claims to be whole")
@@ -310,7 +309,6 @@ async def test_blast_in_every_manner(stage: Arena):
         (("a", "bus:moved", {"n": 1}), {}, ValueError, "reserved"),
         (("a", "x" * 256, {"n": 1}), {}, ValueError, "1 to 255"),
         (([str(n) for n in range(101)], {"n": 1}), {}, ValueError, "100"),
-        (("a", "x" * 262_200), {"event": "big"}, TypeError, "twice"),
         (("a",), {"data": "x" * 262_200}, ValueError, "262144"),
         (("a", {"n": 1}), {"omit": 5}, TypeError, "Socket"),
     ],

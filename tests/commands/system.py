@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -63,7 +63,7 @@ class System:
         numbers |= {"--edges": edges, "--nodes": nodes}
         self._command = [sys.executable, "-m", "roomcast", "up", *options]
         self._command += [word for option, number in numbers.items() for word in (option, str(number))]
-        self._env = ENV | (env or {})
+        self._env = ENV | {"PYTHONFAULTHANDLER": "1"} | (env or {})
         self._output = tempfile.NamedTemporaryFile("w+", prefix="roomcast-test-", suffix=".log")  # noqa: SIM115
         self._process: subprocess.Popen[str] | None = None
 
@@ -83,7 +83,8 @@ class System:
         found = {}
         pid = self.process.pid
         for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
-            found[int(child)] = Path(f"/proc/{child}/cmdline").read_text().replace("\0", " ")
+            with suppress(FileNotFoundError, ProcessLookupError):  # one that ends meanwhile
+                found[int(child)] = Path(f"/proc/{child}/cmdline").read_text().replace("\0", " ")
         return found
 
     def start(self) -> None:
@@ -103,9 +104,18 @@ class System:
             time.sleep(0.02)
 
     def stop(self, signum: signal.Signals = signal.SIGINT) -> int:
-        """End it; returns its exit code."""
+        """End it; returns its exit code. One that does not end says where it hangs, and is killed with its children."""
         self.process.send_signal(signum)
-        return self.process.wait(DOWN_WITHIN)
+        try:
+            return self.process.wait(DOWN_WITHIN)
+        except subprocess.TimeoutExpired:
+            children = self.children()
+            self.process.send_signal(signal.SIGABRT)
+            self.process.wait(DOWN_WITHIN)
+            for child in children:
+                with suppress(ProcessLookupError):
+                    os.kill(child, signal.SIGKILL)
+            raise AssertionError(f"it did not end within {DOWN_WITHIN:g} s:\n{children}\n{self.output}") from None
 
     def __enter__(self) -> Self:
         try:
@@ -119,13 +129,7 @@ class System:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._process is not None and self._process.poll() is None:
-            try:
-                self.stop()
-            except subprocess.TimeoutExpired:
-                for child in self.children():
-                    os.kill(child, signal.SIGKILL)
-                self._process.kill()
-                self._process.wait()
+            self.stop()
         self._output.close()
 
 
