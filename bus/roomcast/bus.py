@@ -395,7 +395,7 @@ class Bus:
         encode_room(room)
         answer = await self._ask_api("count", {"room": room}, timeout)
         if answer["missing"] and not partial:
-            raise Incomplete(f"the count of {room!r}", answer["missing"], answer["count"])
+            raise Incomplete(f"the count of {room!r}", answer["missing"], int(answer["count"]))
         return int(answer["count"])
 
     async def members(self, room: str, *, timeout: float = 5.0, partial: bool = False) -> AsyncIterator[Socket]:
@@ -405,21 +405,17 @@ class Bus:
         """
         encode_room(room)
         cursor: dict[str, Any] | None = None
-        known: list[Socket] = []
         missing: list[str] = []
         while True:
             answer = await self._ask_api("members", {"room": room, "cursor": cursor}, timeout)
             for body in answer["members"]:
-                socket = Socket.from_json(body)
-                if not partial:
-                    known.append(socket)
-                yield socket
+                yield Socket.from_json(body)
             missing = answer["missing"]
             cursor = answer["cursor"]
             if cursor is None:
                 break
         if missing and not partial:
-            raise Incomplete(f"the list of {room!r}", missing, known)
+            raise Incomplete(f"the list of {room!r}", missing)
 
 
 class Connecting:

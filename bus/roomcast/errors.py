@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from roomcast.membership import MoveResult, Socket
+    from roomcast.membership import MoveResult
 
 
 class RoomcastError(Exception):
@@ -52,9 +52,9 @@ class MoveIncomplete(RoomcastError):
 
 
 class Incomplete(RoomcastError):
-    """Some edges did not answer: what is known is in ``known``, the edges that are silent in ``missing``."""
+    """Some edges did not answer: ``missing`` names them; ``known`` is the count without them (None for a list)."""
 
-    def __init__(self, what: str, missing: list[str], known: int | list[Socket]) -> None:
+    def __init__(self, what: str, missing: list[str], known: int | None = None) -> None:
         super().__init__(f"{what} is incomplete: no answer from {', '.join(missing)}")
         self.missing = missing
         self.known = known

@@ -13,7 +13,7 @@ from roomcast.envelope import error_body, error_headers
 from roomcast.errors import BusTimeout, BusUnavailable, RemoteError
 from roomcast.nats_client import MendedClient
 from roomcast_edge.keeper import Elsewhere
-from roomcast_edge.kv import KvUnavailable
+from roomcast_edge.kv import KvRefused, KvUnavailable
 
 log = logging.getLogger("roomcast.edge")
 
@@ -54,6 +54,8 @@ def error_of(error: BaseException) -> tuple[str, str]:
     """The code and the message for whatever kept a request from being carried out."""
     if isinstance(error, Refused):
         return error.code, str(error)
+    if isinstance(error, KvRefused):
+        return "too_large", str(error)
     if isinstance(error, KvUnavailable | BusUnavailable | nats_errors.Error):
         return ("timeout" if "unknown" in str(error) else "unavailable"), str(error) or "NATS is away"
     if isinstance(error, TimeoutError | BusTimeout):

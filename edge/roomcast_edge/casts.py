@@ -26,7 +26,13 @@ class Casts:
     """The one sink of all casts, in the order of the connection."""
 
     def __init__(
-        self, prefix: str, index: Index[EdgeSocket], fanout: FanOut, metrics: Metrics, warn: Callable[[str, str], None]
+        self,
+        prefix: str,
+        index: Index[EdgeSocket],
+        fanout: FanOut,
+        metrics: Metrics,
+        warn: Callable[[str, str], None],
+        limit: int,
     ) -> None:
         self._room_start = len(prefix) + len(".room.")
         self._blast_start = f"{prefix}.blast.".encode()
@@ -35,6 +41,7 @@ class Casts:
         self._fanout = fanout
         self._metrics = metrics
         self._warn = warn
+        self._limit = limit
         # Event names by token; None where the token is no event that an application may send.
         self._events: dict[bytes, str | None] = {}
         self._held: list[Message] | None = None
@@ -68,6 +75,9 @@ class Casts:
         else:
             members = self._members_of(subject[self._room_start : split - 1])
             metrics.casts_received["socket"] += 1
+        if len(payload) > self._limit:
+            self._refuse("size", subject)
+            return
         try:
             orjson.loads(payload)
         except orjson.JSONDecodeError:
@@ -149,4 +159,4 @@ class Casts:
 
     def _refuse(self, reason: str, subject: bytes) -> None:
         self._metrics.invalid[reason] += 1
-        self._warn(f"cast dropped: bad {reason}", subject[:200].decode("utf-8", "backslashreplace"))
+        self._warn(f"cast dropped: bad {reason}", repr(subject[:200])[1:])  # escaped: it may hold what breaks a line

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 FRAGMENT_COST = 64
 """What a fragment counts at least against the limit of a message: an endless run of empty ones ends too."""
 
+UNANSWERED = 64
+"""Emits of one client that may wait for their answers before no more is read from it."""
+
 quiet = logging.getLogger("roomcast.edge.websockets")
 quiet.setLevel(logging.CRITICAL + 1)  # the library's own lines, one for each connection
 
@@ -34,6 +37,7 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         "__weakref__",
+        "_answering",
         "_early",
         "_fragments",
         "_listener",
@@ -42,7 +46,6 @@ class Connection(asyncio.Protocol):
         "_transport",
         "_ws",
         "address",
-        "answering",
         "closed",
         "closing",
         "dialect",
@@ -67,7 +70,7 @@ class Connection(asyncio.Protocol):
         self.heard = time.monotonic()
         self.pinged = False
         # Emits of this client that wait for an answer.
-        self.answering = 0
+        self._answering = 0
         self.address = ""
 
     # -- asyncio's callbacks -----------------------------------------------------------------------------------------
@@ -246,6 +249,18 @@ class Connection(asyncio.Protocol):
             self._listener.fanout.send(self.socket, frame)
         elif not self._transport.is_closing():
             self._transport.write(frame)
+
+    def begin(self) -> None:
+        """An emit waits for its answer; with too many of them, nothing more is read from this client."""
+        self._answering += 1
+        if self._answering == UNANSWERED:
+            self._transport.pause_reading()
+
+    def done(self) -> None:
+        """An emit was answered."""
+        self._answering -= 1
+        if self._answering == UNANSWERED - 1 and not self._transport.is_closing():
+            self._transport.resume_reading()
 
     # -- the end -----------------------------------------------------------------------------------------------------
 

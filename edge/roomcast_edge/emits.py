@@ -22,8 +22,7 @@ from roomcast_edge.outbox import FanOut
 from roomcast_edge.settings import room_pattern
 from roomcast_edge.socket import EdgeSocket
 
-UNANSWERED = 64
-"""Emits of one client that may wait for their answers."""
+ROOMS_AT_ONCE = 100
 
 
 class Emits:
@@ -75,16 +74,16 @@ class Emits:
             change = Change(join=rooms)
         else:
             change = Change(leave=rooms)
-        self._begin(connection, emit)
+        connection.begin()
         _, saved = self._membership.change(socket, change)
         answer = orjson.dumps({"room": rooms[0]} if len(rooms) == 1 else {"rooms": rooms})
         if saved is None:
-            connection.answering -= 1
+            connection.done()
             self._answer(socket, emit, answer)
             return
 
         def written(future: asyncio.Future[None]) -> None:
-            connection.answering -= 1
+            connection.done()
             error = asyncio.CancelledError() if future.cancelled() else future.exception()
             if error is None:
                 self._answer(socket, emit, answer)
@@ -97,7 +96,7 @@ class Emits:
         asked = emit.args[0] if emit.args else None
         named = asked.get("room", asked.get("rooms")) if isinstance(asked, dict) else asked
         rooms = [named] if isinstance(named, str) else named
-        if not isinstance(rooms, list) or not rooms or len(rooms) > UNANSWERED:
+        if not isinstance(rooms, list) or not rooms or len(rooms) > ROOMS_AT_ONCE:
             raise Refusal("bad_request", 'name the room: {"room":"…"}', emit.reply_id)
         try:
             for room in rooms:
@@ -127,7 +126,7 @@ class Emits:
             subject = self._subjects.action(emit.event)
         except ValueError as error:
             raise Refusal("bad_request", str(error), emit.reply_id) from None
-        self._begin(connection, emit)
+        connection.begin()
         body = orjson.dumps(
             {
                 "data": emit.args[0] if emit.args else None,
@@ -139,14 +138,14 @@ class Emits:
         try:
             asked = self._requests.ask(subject, body, self._action_timeout)
         except (BusUnavailable, ValueError) as error:
-            connection.answering -= 1
+            connection.done()
             code = "too_large" if isinstance(error, ValueError) else "unavailable"
             self._metrics.actions[code] += 1
             self._refuse(socket, emit, code, str(error))
             return
 
         def answered(future: asyncio.Future[Reply]) -> None:
-            connection.answering -= 1
+            connection.done()
             self._metrics.action.observe(time.perf_counter() - began)
             code, payload = _outcome(future, emit.event)
             self._metrics.actions[code or "ok"] += 1
@@ -158,11 +157,6 @@ class Emits:
         asked.add_done_callback(answered)
 
     # -- answers -----------------------------------------------------------------------------------------------------
-
-    def _begin(self, connection: Connection, emit: Emit) -> None:
-        if connection.answering >= UNANSWERED:
-            raise Refusal("too_many", f"more than {UNANSWERED} requests wait for their answers", emit.reply_id)
-        connection.answering += 1
 
     def _answer(self, socket: EdgeSocket, emit: Emit, payload: bytes) -> None:
         if emit.reply_id is not None:

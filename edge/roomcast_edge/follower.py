@@ -49,7 +49,7 @@ class Follower:
         self._waiting: list[tuple[int, asyncio.Future[None]]] = []
         self._results: OrderedDict[int, tuple[int, int]] = OrderedDict()
         # Members that the move under way has not reached yet, and that move.
-        self._todo: dict[EdgeSocket, None] = {}
+        self._todo: set[EdgeSocket] = set()
         self._now: Move | None = None
         self._changed = 0
         self._backfill = asyncio.Lock()
@@ -77,13 +77,13 @@ class Follower:
     def catch_up(self, socket: EdgeSocket) -> None:
         """Apply the move under way to this socket now, out of its turn: a single change to it comes next."""
         if socket in self._todo:
-            del self._todo[socket]
+            self._todo.remove(socket)
             assert self._now is not None, "what is to do belongs to a move"
             self._changed += self._apply_to(socket, self._now)
 
     def forget(self, socket: EdgeSocket) -> None:
         """The socket has left this edge."""
-        self._todo.pop(socket, None)
+        self._todo.discard(socket)
 
     async def reached(self, sequence: int) -> tuple[int, int]:
         """Wait until this move is applied here; returns how many sockets were matched and changed."""
@@ -154,7 +154,7 @@ class Follower:
         began = time.perf_counter()
         self._before_slice()
         members = self._index.members(move.source)
-        self._todo = dict.fromkeys(members)
+        self._todo = set(members)
         self._now, self._changed = move, 0
         self.log.append(move)
         self.head = entry.revision
@@ -173,8 +173,7 @@ class Follower:
         until = time.perf_counter() + SLICE_SECONDS
         count = 0
         while todo:
-            socket = next(iter(todo))
-            del todo[socket]
+            socket = todo.pop()
             self._changed += self._apply_to(socket, move)
             count += 1
             if count % SLICE_CHECK == 0 and time.perf_counter() > until:

@@ -23,8 +23,11 @@ class Handshake:
 
 
 def split_target(target: str) -> tuple[str, dict[str, list[str]]]:
-    """The path and the query of a request's target."""
-    parts = urlsplit(target)
+    """The path and the query of a request's target; an empty path where it is none."""
+    try:
+        parts = urlsplit(target)
+    except ValueError:  # such as //[
+        return "", {}
     return parts.path, parse_qs(parts.query) if parts.query else {}
 
 

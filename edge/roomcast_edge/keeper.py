@@ -17,7 +17,7 @@ from roomcast.membership import Change
 from roomcast.requests import NoResponders, Reply
 from roomcast_edge.closing import CloseCode
 from roomcast_edge.follower import Follower
-from roomcast_edge.kv import Bucket, KvUnavailable, WrongRevision
+from roomcast_edge.kv import Bucket, KvRefused, KvUnavailable, WrongRevision
 from roomcast_edge.metrics import Metrics
 from roomcast_edge.records import Record, UnknownVersion
 from roomcast_edge.socket import EdgeSocket, Fate
@@ -134,7 +134,7 @@ class Keeper:
         key = f"socket.{socket.id}"
         try:
             asked = self._bucket.put_soon(key, record.to_json(), expect=socket.revision, ttl=RECORD_TTL)
-        except BusUnavailable:
+        except (BusUnavailable, ValueError):
             self._spawn(socket)
             return
         self._under_way += 1
@@ -187,7 +187,8 @@ class Keeper:
 
     async def _write(self, socket: EdgeSocket, unknown: bool) -> None:
         """One acknowledged write of what the socket is now. Raises what :meth:`save` says."""
-        deadline = time.monotonic() + SAVE_PATIENCE
+        here = socket.fate is Fate.HERE
+        deadline = time.monotonic() + (SAVE_PATIENCE if here else self._resume_window)
         began = time.perf_counter()
         while True:
             included = len(socket.unsaved)
@@ -198,7 +199,7 @@ class Keeper:
                 continue
             except KvUnavailable as error:
                 unknown = unknown or "unknown" in str(error)
-                if time.monotonic() > deadline:
+                if time.monotonic() > deadline or isinstance(error, KvRefused):
                     if unknown:
                         self.touch(socket)
                         raise TimeoutError(str(error)) from None

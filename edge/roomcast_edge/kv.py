@@ -35,6 +35,10 @@ class KvUnavailable(Exception):
     """The bucket cannot be read or written now. The text says why, as an operator needs it."""
 
 
+class KvRefused(KvUnavailable):
+    """The bucket will never take this value: waiting does not help."""
+
+
 @dataclass(frozen=True, slots=True)
 class Entry:
     """The last value of a key, or, with ``value`` None, the marker of its end."""
@@ -207,6 +211,8 @@ class Bucket:
             raise KvUnavailable("the bucket did not answer in time; whether it was written is unknown") from None
         except BusUnavailable as error:
             raise KvUnavailable(str(error)) from None
+        except ValueError as error:
+            raise KvRefused(f"too large for NATS: {error}") from None
 
 
 def _put_head(expect: int | None, ttl: float) -> bytes:

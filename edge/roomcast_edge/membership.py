@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection
+from contextlib import AbstractContextManager
 
 from roomcast.membership import Change
 from roomcast_edge.closing import CloseCode
@@ -37,6 +38,11 @@ class Membership:
         self._metrics = metrics
         self.follower = Follower(bucket, index, self._apply_move, fanout.settle, metrics)
         self.keeper = Keeper(bucket, edge, self.follower, metrics, self.set_rooms, resume_window)
+
+    def hearing(self, name: str, rooms: Collection[str]) -> AbstractContextManager[None]:
+        """Hear the rooms of a socket that is about to be here. Once any request sent after this is answered, casts
+        sent next come here."""
+        return self._interest.ahead({name, *rooms})
 
     def insert(self, socket: EdgeSocket, rooms: Collection[str]) -> None:
         """A greeted socket, which includes all moves up to the follower's head."""

@@ -76,7 +76,7 @@ class Edge:
         self._bucket = bucket = Bucket(client, requests, settings.prefix)
         index: Index[EdgeSocket] = Index()
         fanout = FanOut(metrics)
-        casts = Casts(settings.prefix, index, fanout, metrics, self._sampled.warning)
+        casts = Casts(settings.prefix, index, fanout, metrics, self._sampled.warning, settings.cast_limit)
         interest = Interest(client, subjects, self.id, casts.sink)
         self._membership = membership = Membership(
             index, interest, fanout, bucket, self.id, metrics, settings.resume_window
@@ -141,7 +141,7 @@ class Edge:
             self._sampled.warning(f"NATS: {error or type(error).__name__}", "")
 
         async def on_disconnect() -> None:
-            if self._link is not None:
+            if self._link is not None and not self._draining:
                 await self._link.on_disconnect()
 
         async def on_reconnect() -> None:

@@ -45,7 +45,7 @@ class Service:
             "moved": self._moved,
             "count": lambda body: workshop.count(body["room"]),
             "members": lambda body: workshop.members(body["room"], body["after"], body["bytes"]),
-            "release": lambda body: workshop.release(body["id"]),
+            "release": lambda body: workshop.release(body["id"], bool(body.get("rival"))),
         }
 
     async def start(self) -> None:

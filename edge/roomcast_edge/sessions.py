@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,6 +45,10 @@ OPENS_UNDER_WAY = 500
 
 Make = Callable[[str, str], EdgeSocket]
 """Makes the socket of a connection from an id and the hash of its secret."""
+
+
+class LostRace(Exception):
+    """Another edge took the session up in the same moment, and holds it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,17 +131,22 @@ class Sessions:
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.opening[name] = done
         try:
-            taken = await self._take(name, secret, grant)
-            if taken is None:
-                return None
-            record, revision = taken
-            return await self._settle_in(name, secret, record, revision, make, still_there)
+            with ExitStack() as heard:
+                taken = await self._take(name, secret, grant, heard)
+                if taken is None:
+                    return None
+                record, revision = taken
+                return await self._settle_in(name, secret, record, revision, make, still_there)
         finally:
             del self.opening[name]
             done.set_result(None)
 
-    async def _take(self, name: str, secret: str, grant: Grant) -> tuple[Record, int] | None:
-        """Make this edge the owner in the record, by compare-and-set; None when the session is not to be had."""
+    async def _take(self, name: str, secret: str, grant: Grant, heard: ExitStack) -> tuple[Record, int] | None:
+        """Make this edge the owner in the record, by compare-and-set; None when the session is not to be had.
+
+        Its rooms are heard before: a cast that a client sends for once it is greeted must reach it.
+        """
+        rival = False
         for _ in range(TAKE_TRIES):
             entry = await self._bucket.get(f"socket.{name}")
             record = self._parse(entry)
@@ -148,7 +158,10 @@ class Sessions:
                 return None
             silent = False
             if record.owner is not None:
-                released = await self._release(record.owner, name)
+                try:
+                    released = await self._release(record.owner, name, rival)
+                except LostRace:
+                    break
                 if released is None:
                     silent = True
                 elif released:
@@ -160,11 +173,13 @@ class Sessions:
             previous, record.owner = record.owner, self._edge
             record.client_rooms, record.data = grant.client_rooms, grant.data
             record.rooms.update(grant.rooms)
+            heard.enter_context(self._membership.hearing(name, record.rooms))
             try:
                 revision = await self._bucket.put(
                     f"socket.{name}", record.to_json(), expect=entry.revision, ttl=RECORD_TTL
                 )
             except WrongRevision:
+                rival = True
                 continue
             if silent and previous is not None:
                 await self._leave_note(name)
@@ -189,17 +204,23 @@ class Sessions:
         self._metrics.resumes["resumed"] += 1
         return Opened(socket, f"{name}.{secret}", True)
 
-    async def _release(self, owner: str, name: str) -> bool | None:
-        """Ask an edge to let go of a socket: True when it did now, False when it did not hold it, None: it is dead."""
+    async def _release(self, owner: str, name: str, rival: bool) -> bool | None:
+        """Ask an edge to let go of a socket: True when it did now, False when it did not hold it, None: it is dead.
+
+        A ``rival`` wrote the record while this edge was about to: what it holds it keeps, by :class:`LostRace`.
+        """
         if owner == self._edge:
             return self.let_go(name)
-        body = orjson.dumps({"op": "release", "id": name})
+        body = orjson.dumps({"op": "release", "id": name, "rival": rival})
         for attempt in range(2):
             if time.monotonic() - self._dead.get(owner, -DEATH_REMEMBERED) < DEATH_REMEMBERED:
                 return None
             try:
                 reply = await self._requests.ask(self._subjects.edge(owner), body, RELEASE_TIMEOUT)
-                return bool(parse_answer(reply.data).get("released"))
+                answer = parse_answer(reply.data)
+                if answer.get("held"):
+                    raise LostRace
+                return bool(answer.get("released"))
             except NoResponders:
                 if attempt == 0:
                     await asyncio.sleep(SILENT_TWICE)

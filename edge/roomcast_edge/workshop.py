@@ -111,9 +111,11 @@ class Workshop:
         matched, changed = await self.follower.reached(sequence)
         return {"edge": self._edge, "matched": matched, "changed": changed}
 
-    async def release(self, name: str) -> dict[str, Any]:
-        """Let another edge take a session up."""
+    async def release(self, name: str, rival: bool = False) -> dict[str, Any]:
+        """Let another edge take a session up, unless it was this edge's ``rival`` for it and has lost."""
         opening = self._sessions.opening.get(name)
         if opening is not None:
             await opening
+        if rival and name in self._membership.index.sockets:
+            return {"released": False, "held": True}
         return {"released": self._sessions.let_go(name)}

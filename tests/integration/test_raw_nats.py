@@ -123,9 +123,9 @@ async def test_what_is_no_cast_reaches_nobody_and_is_counted(stage: Arena, stock
     assert client.events == [("message", 1), ("last", 2)]
     counted = {
         reason: await edge.metric(f'roomcast_invalid_total{{reason="{reason}"}}')
-        for reason in ("payload", "too_large", "event", "room", "except")
+        for reason in ("payload", "size", "event", "room", "except")
     }
-    assert counted == {"payload": 3 * len(NOT_JSON), "too_large": 3, "event": 3 * len(NO_EVENT), "room": 1, "except": 1}
+    assert counted == {"payload": 3 * len(NOT_JSON), "size": 3, "event": 3 * len(NO_EVENT), "room": 1, "except": 1}
     assert "Traceback" not in edge.log
 
 

@@ -163,7 +163,7 @@ async def _stop(group: Mapping[Child, asyncio.Task[None]]) -> None:
     if late:
         for child in group:
             child.kill()
-        await asyncio.wait(late)
+        await asyncio.wait(late, timeout=STOP_WAIT)
 
 
 def _ending(code: int) -> str:
