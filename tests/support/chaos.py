@@ -1,4 +1,4 @@
-"""Seeds, lengths and progress of the chaos runs: short in CI, long with ``CHAOS=long``, repeatable by ``CHAOS_SEED``."""
+"""Seeds, lengths and progress of chaos runs: short in CI, long with ``CHAOS=long``, repeated by ``CHAOS_SEED``."""
 
 from __future__ import annotations
 
@@ -30,10 +30,12 @@ class Progress:
         self._what = what
         self._total = total
         self._began = time.monotonic()
+        self._told = 0.0
 
     def at(self, done: int, note: str = "") -> None:
         """So much is done."""
-        if LONG:
-            took = time.monotonic() - self._began
+        took = time.monotonic() - self._began
+        if LONG and (took > self._told + 1 or done >= self._total):
+            self._told = took
             line = f"\r{self._what}: {done} of {self._total}, {took:.0f} s  {note}"
             print(f"{line:<110}", end="" if done < self._total else "\n", file=sys.__stderr__, flush=True)

@@ -1,0 +1,1 @@
+"""What ``roomcast bench`` measures with: load, publisher, the edges' own metrics, scenarios and the report."""

@@ -1,0 +1,380 @@
+"""The load of one process: many websockets on one epoll loop, that check what arrives and how late.
+
+Casts that go to many sockets arrive as the same bytes at each: a chunk that equals the last one of its length is not
+taken apart again. The numbers in it are compared with what each socket expects next all the same.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import socket
+import struct
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+import orjson
+
+from roomcast.bench.frames import CLOSE, FIRST, PING, TEXT, Chunk, client_frame, parse, reply_number, request
+from roomcast.bench.histogram import Histogram
+
+READ_BYTES = 1 << 16
+KNOWN_CHUNKS = 64
+SHAKING = 256
+"""Connections of one process whose handshake is under way."""
+PER_SOURCE = 20_000
+"""Connections from one source address: below the number of ports that a kernel gives out."""
+REPORT_EVERY = 0.1
+LINGER_NONE = struct.pack("ii", 1, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where an edge takes websockets."""
+
+    host: str
+    port: int
+    path: str = "/ws"
+    family: int = socket.AF_INET
+    loopback: bool = True
+
+
+@dataclass(slots=True)
+class Opened:
+    """What became of connections that were to be opened."""
+
+    ready: int = 0
+    """Sockets that were greeted and whose every hello was answered well."""
+    lost: int = 0
+    """Refused, closed, or not ready in time."""
+    forbidden: int = 0
+    why: str = ""
+    """The first reason."""
+    seconds: float = 0.0
+
+
+@dataclass(slots=True)
+class Counts:
+    """What has arrived since the counting began."""
+
+    deliveries: int = 0
+    gaps: int = 0
+    """Numbers that were skipped."""
+    duplicates: int = 0
+    """Numbers that came twice or too late."""
+    closed: int = 0
+    """Sockets that ended meanwhile."""
+    latency: Histogram = field(default_factory=Histogram)
+    last_at: dict[int, int] = field(default_factory=dict)
+    """For each moment of sending (ns), when the last socket had it (ns)."""
+
+
+class Conn:
+    """One websocket of the load."""
+
+    __slots__ = ("answers", "fd", "id", "index", "next", "rest", "shaking", "sock", "waits")
+
+    def __init__(self, sock: socket.socket, index: int, waits: int) -> None:
+        self.sock = sock
+        self.fd = sock.fileno()
+        self.index = index
+        self.id = ""
+        self.rest = b""
+        # The number that the next cast bears.
+        self.next = FIRST
+        # 1: connecting; 2: the request is sent; 0: frames.
+        self.shaking = 1
+        # Frames (the greeting, answers to hellos) until this one is ready.
+        self.waits = waits
+        self.answers = 0
+
+
+class Load:
+    """The websockets of one process. ``told`` is called with the number that are ready, now and then."""
+
+    def __init__(self, targets: list[Target], told: Callable[[int], None]) -> None:
+        self._targets = targets
+        self._told = told
+        self._epoll = select.epoll()
+        self._conns: dict[int, Conn] = {}
+        self._stalled: list[Conn] = []
+        self._known: dict[int, Chunk] = {}
+        self._requests = [request(target.host, target.port, target.path) for target in targets]
+        self._hellos: list[str] = []
+        self._opened = Opened()
+        self._counts = Counts()
+        self._shaking = 0
+        self._greeted = True
+        self._last_wanted = True
+        self._control = -1
+
+    def listen(self, fd: int) -> None:
+        """Let :meth:`pump` tell when there is something to read from this descriptor."""
+        self._control = fd
+        self._epoll.register(fd, select.EPOLLIN)
+
+    # -- commands ------------------------------------------------------------------------------------------------------
+
+    def open(
+        self,
+        first: int,
+        count: int,
+        hellos: list[str],
+        within: float,
+        receive_bytes: int = 0,
+        greeted: bool = True,
+    ) -> Opened:
+        """Open websockets with the indices from ``first``; each says its hellos after the handshake.
+
+        In a hello ``{i}`` stands for the index. Waits at most ``within`` seconds until the server has greeted each
+        (unless ``greeted`` is false: it does not) and answered its hellos. ``receive_bytes`` is the kernel's buffer.
+        """
+        self._hellos, self._greeted, self._opened = hellos, greeted, Opened()
+        began = time.monotonic()
+        deadline, tell_at = began + within, began
+        begun = 0
+        waits = len(hellos) + (1 if greeted else 0)
+        while True:
+            while begun < count and self._shaking < SHAKING:
+                self._connect(first + begun, waits, receive_bytes)
+                begun += 1
+            opened = self._opened
+            now = time.monotonic()
+            if now >= tell_at:
+                self._told(opened.ready)
+                tell_at = now + REPORT_EVERY
+            if opened.ready + opened.lost + opened.forbidden >= count or now > deadline:
+                break
+            self.pump(0.02)
+        opened.seconds = time.monotonic() - began
+        late = count - opened.ready - opened.lost - opened.forbidden
+        if late:
+            opened.why = opened.why or f"{late} sockets were not ready within {within:g} s"
+            opened.lost += late
+        return opened
+
+    def ids(self) -> list[tuple[int, str]]:
+        """Index and id of each socket."""
+        return [(conn.index, conn.id) for conn in self._conns.values()]
+
+    def count(self, last_wanted: bool = True) -> None:
+        """Count from now on, from number ``FIRST``. ``last_wanted``: note when the last socket has each cast."""
+        self._counts = Counts()
+        self._last_wanted = last_wanted
+        for conn in self._conns.values():
+            conn.next = FIRST
+
+    def deliveries(self) -> int:
+        """Casts that have arrived since :meth:`count`."""
+        return self._counts.deliveries
+
+    def counts(self) -> Counts:
+        """All that has arrived since :meth:`count`."""
+        return self._counts
+
+    def stall(self, first: int) -> int:
+        """Read no more from sockets with this index and above; returns how many these are."""
+        self._stalled = [conn for conn in self._conns.values() if conn.index >= first]
+        for conn in self._stalled:
+            self._epoll.unregister(conn.fd)
+            del self._conns[conn.fd]
+        return len(self._stalled)
+
+    def close(self, within: float) -> None:
+        """Leave, as clients do that do not come back; at most ``within`` seconds are waited for the servers."""
+        for conn in self._conns.values():
+            self._send(conn, client_frame(CLOSE, b"\x03\xe8"))
+        deadline = time.monotonic() + within
+        while self._conns and time.monotonic() < deadline:
+            self.pump(0.05)
+        for conn in [*self._conns.values(), *self._stalled]:
+            self._end(conn)
+        self._conns.clear()
+        self._stalled.clear()
+        self._known.clear()
+
+    # -- connecting ----------------------------------------------------------------------------------------------------
+
+    def _connect(self, index: int, waits: int, receive_bytes: int) -> None:
+        target = self._targets[index % len(self._targets)]
+        sock = socket.socket(target.family, socket.SOCK_STREAM)
+        sock.setblocking(False)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if receive_bytes:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
+        try:
+            if target.loopback and target.family == socket.AF_INET:  # every 127.x.y.z is this machine
+                sock.bind((f"127.0.0.{2 + index // PER_SOURCE % 250}", 0))
+            failed = sock.connect_ex((target.host, target.port))
+        except OSError as error:
+            failed = error.errno or errno.EINVAL
+        if failed not in (0, errno.EINPROGRESS):
+            sock.close()
+            self._fail(f"connecting to {target.host}:{target.port}: {os.strerror(failed)}")
+            return
+        conn = Conn(sock, index, waits)
+        self._conns[conn.fd] = conn
+        self._shaking += 1
+        self._epoll.register(conn.fd, select.EPOLLIN | select.EPOLLOUT)
+
+    def _fail(self, why: str) -> None:
+        self._opened.lost += 1
+        self._opened.why = self._opened.why or why
+
+    def _shake(self, conn: Conn) -> None:
+        """A step of the handshake: the request, then the answer to it, then the hellos."""
+        if conn.shaking == 1:
+            failed = conn.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            if failed:
+                self._lose(conn, os.strerror(failed))
+                return
+            conn.shaking = 2
+            self._send(conn, self._requests[conn.index % len(self._targets)])
+            self._epoll.modify(conn.fd, select.EPOLLIN)
+            return
+        data = self._read(conn)
+        if data is None:
+            return
+        head, end, conn.rest = (conn.rest + data).partition(b"\r\n\r\n")
+        if not end:
+            conn.rest = head
+        elif head[9:12] != b"101":
+            self._lose(conn, "the handshake was answered " + head[9:60].split(b"\r\n")[0].decode("latin-1"))
+        else:
+            conn.shaking = 0
+            self._shaking -= 1
+            for hello in self._hellos:
+                self._send(conn, client_frame(TEXT, hello.replace("{i}", str(conn.index)).encode()))
+            if not conn.waits:
+                self._opened.ready += 1
+            rest, conn.rest = conn.rest, b""
+            if rest:
+                self._take(conn, parse(rest))
+
+    # -- what arrives --------------------------------------------------------------------------------------------------
+
+    def pump(self, timeout: float) -> bool:
+        """Read what is there, waiting at most ``timeout`` seconds; true when the control pipe has something."""
+        conns, known, read, now_ns = self._conns, self._known, os.read, time.time_ns
+        called = False
+        for fd, _ in self._epoll.poll(timeout):
+            conn = conns.get(fd)
+            if conn is None:  # the control pipe, or a connection that ended just now
+                called = called or fd == self._control
+                continue
+            if conn.shaking:
+                self._shake(conn)
+                continue
+            try:
+                data = read(fd, READ_BYTES)
+            except OSError as error:
+                self._on_error(conn, error)
+                continue
+            if conn.rest or not data:
+                self._slow_path(conn, data)
+                continue
+            size = len(data)
+            chunk = known.get(size)
+            if chunk is None or chunk.data != data:
+                chunk = parse(data)
+                if len(known) >= KNOWN_CHUNKS:
+                    known.clear()
+                known[size] = chunk
+            if chunk.others or chunk.rest or chunk.broken is not None or chunk.first != conn.next:
+                self._take(conn, chunk)
+                continue
+            conn.next = chunk.last + 1
+            self._note(chunk, now_ns())
+        return called
+
+    def _note(self, chunk: Chunk, now: int) -> None:
+        counts = self._counts
+        counts.deliveries += chunk.casts
+        latency = counts.latency
+        for sent, times in chunk.stamps:
+            us = (now - sent) // 1000
+            shift = us.bit_length() - 6  # as Histogram.add, without the calls: this is where the load spends its time
+            if us < 0 or shift > 25:
+                latency.add(us, times)
+            else:
+                latency.counts[us if shift <= 0 else (shift << 5) + (us >> shift)] += times
+                if us > latency.highest:
+                    latency.highest = us
+            if self._last_wanted:
+                counts.last_at[sent] = now
+
+    def _slow_path(self, conn: Conn, data: bytes) -> None:
+        if data:
+            self._take(conn, parse(conn.rest + data))
+        else:
+            self._lose(conn, "the server closed the connection")
+
+    def _take(self, conn: Conn, chunk: Chunk) -> None:
+        """What is not the next casts and nothing else."""
+        conn.rest = chunk.rest
+        if chunk.casts:
+            for number in chunk.broken or range(chunk.first, chunk.first + chunk.casts):
+                if number >= conn.next:
+                    self._counts.gaps += number - conn.next
+                    conn.next = number + 1
+                else:
+                    self._counts.duplicates += 1
+            self._note(chunk, time.time_ns())
+        for opcode, payload in chunk.others:
+            if opcode == PING:
+                self._send(conn, client_frame(0x8A, payload))
+            elif opcode == CLOSE:
+                code = int.from_bytes(payload[:2], "big")
+                self._lose(conn, f"the server closed with {code}: {payload[2:].decode('utf-8', 'replace')}")
+                return
+            elif conn.answers < conn.waits:
+                self._answered(conn, payload)
+
+    def _answered(self, conn: Conn, payload: bytes) -> None:
+        if b'"error":' in payload[:40] and reply_number(payload) is not None:
+            conn.waits = -1
+            self._opened.forbidden += 1
+            self._opened.why = self._opened.why or payload.decode("utf-8", "replace")[:200]
+            return
+        if self._greeted and not conn.id:
+            conn.id = str(orjson.loads(payload)["data"]["id"])
+        conn.answers += 1
+        if conn.answers == conn.waits:
+            self._opened.ready += 1
+
+    def _read(self, conn: Conn) -> bytes | None:
+        try:
+            data = os.read(conn.fd, READ_BYTES)
+        except OSError as error:
+            self._on_error(conn, error)
+            return None
+        if not data:
+            self._lose(conn, "the server closed the connection during the handshake")
+            return None
+        return data
+
+    def _on_error(self, conn: Conn, error: OSError) -> None:
+        if error.errno not in (errno.EAGAIN, errno.EINTR):
+            self._lose(conn, os.strerror(error.errno or errno.EIO))
+
+    def _send(self, conn: Conn, data: bytes) -> None:
+        with suppress(OSError):  # the next read tells of it
+            os.write(conn.fd, data)
+
+    def _lose(self, conn: Conn, why: str) -> None:
+        """A connection that ended by itself."""
+        del self._conns[conn.fd]
+        self._end(conn)
+        self._counts.closed += 1
+        if conn.shaking:
+            self._shaking -= 1
+        if conn.shaking or 0 <= conn.answers < conn.waits:
+            self._fail(why)
+
+    def _end(self, conn: Conn) -> None:
+        with suppress(OSError):
+            conn.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_NONE)  # keeps no port in TIME_WAIT
+        conn.sock.close()

@@ -1,0 +1,113 @@
+"""Three NATS nodes, stopped, killed and stalled in turn under joins, moves and casts: nothing acknowledged is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Callable
+
+import pytest
+
+from roomcast import Bus
+from support.bucket import bucket_view
+from support.chaos import LONG, Progress, seeded
+from support.edges import EdgeProcess
+from support.nats_servers import NatsCluster, NatsServer
+from support.until import until
+from support.websocket_client import Client
+from support.workload import Kept, Workload
+
+pytestmark = pytest.mark.cluster
+
+CLIENTS = 8
+"""On each edge."""
+CASTS_WITHIN = 5.0
+CHANGES_WITHIN = 15.0
+
+
+def node_of(cluster: NatsCluster, edge: EdgeProcess) -> NatsServer:
+    """The node that an edge is connected to now."""
+    for node in cluster.nodes:
+        for connection in node.monitor("connz").get("connections") or ():
+            if connection.get("name") == f"roomcast-edge-{edge.id}":
+                return node
+    raise AssertionError(f"edge {edge.id} is connected to no node")
+
+
+async def leader_of(cluster: NatsCluster, prefix: str) -> NatsServer:
+    """The node that leads the bucket's stream."""
+    return await until(lambda: cluster.leader_of(f"KV_{prefix}"), 15, "the stream has a leader")
+
+
+async def strike(what: str, node: NatsServer) -> None:
+    """Do to a node what is told by name."""
+    await asyncio.to_thread({"kill": node.kill, "stop": node.stop, "stall": node.stall}[what])
+
+
+async def recovery(cluster: NatsCluster, load: Workload, what: str, node: NatsServer, whose: str) -> str:
+    """Strike, wait until everything flows again, heal, and tell how long it took. Fails above the limits."""
+    mark = len(load.failures)
+    began = time.monotonic()
+    await strike(what, node)
+    await until(lambda: load.flows(began), 25, f"casts and changes flow after {what} of {whose}")
+    flows = time.monotonic()
+    await asyncio.to_thread(cluster.heal)
+    healed = time.monotonic()
+    await until(lambda: load.flows(healed), 20, f"casts and changes flow after {whose} is back")
+    lost = [number for number in load.lost(began) if load.sent[number] < healed]
+    silent = max((load.sent[number] for number in lost), default=began) - began
+    failing = max((at for at, _ in load.failures[mark:] if at < flows), default=began) - began
+    kinds = sorted({error.partition(":")[0] for _, error in load.failures[mark:]})
+    note = (
+        f"{what} {whose} ({node.name}): casts after {silent:.1f} s ({len(lost)} lost), "
+        f"changes after {failing:.1f} s, errors {kinds}"
+    )
+    print(note)
+    assert silent < CASTS_WITHIN, note
+    assert failing < CHANGES_WITHIN, note
+    return note
+
+
+def script(rng: random.Random) -> list[tuple[str, str]]:
+    """What is done to whom, in order: a few strikes in CI, each on each in the long run."""
+    if not LONG:
+        return [("kill", "the stream's leader"), ("stop", "the first edge's node"), ("stall", "the second edge's node")]
+    strikes = [
+        (what, whose)
+        for what in ("kill", "stop", "stall")
+        for whose in ("the stream's leader", "the first edge's node", "the second edge's node", "the service's node")
+    ]
+    return rng.sample(strikes * 2, len(strikes) * 2)
+
+
+async def test_nothing_acknowledged_is_lost_while_nodes_die_and_come_back(cluster, prefix, start_edge):
+    rng = seeded()
+    urls = cluster.urls
+    edges = [await start_edge(urls[n:] + urls[:n], kv_replicas=3) for n in range(2)]
+    finders: dict[str, Callable[[], NatsServer]] = {
+        "the first edge's node": lambda: node_of(cluster, edges[0]),
+        "the second edge's node": lambda: node_of(cluster, edges[1]),
+        "the service's node": lambda: cluster.nodes[2],
+    }
+    async with Bus.connect([urls[2], *urls[:2]], prefix=prefix, dont_randomize=True) as bus:
+        clients = [(edge, await Client.open(edge.url)) for edge in edges for _ in range(CLIENTS)]
+        kept = [Kept(client, edge.id) for edge, client in clients]
+        strikes = script(rng)
+        progress = Progress("strikes on nodes", len(strikes))
+        async with Workload(bus, kept, rng) as load:
+            await until(lambda: load.flows(0.0), 15, "everything flows at first")
+            for number, (what, whose) in enumerate(strikes):
+                node = await leader_of(cluster, prefix) if whose not in finders else finders[whose]()
+                progress.at(number + 1, await recovery(cluster, load, what, node, whose))
+        assert all(client.close_code is None for _, client in clients), "no client has noticed"
+        await load.check()
+        assert {edge for edge in load.last_change if edge != "move"} == {edge.id for edge in edges}
+        print(f"{load.changes} changes and {len(load.moves)} moves acknowledged, {len(load.failures)} failed")
+        print(f"{len(load.lost())} of {len(load.sent)} casts lost ({len(load.refused)} of them refused)")
+        async with bucket_view(urls, prefix) as bucket:
+            assert await bucket.consumers() == 0, "edges follow the log without consumers"
+            assert await bucket.keys("edge.>") == [
+                f"edge.{edge.id}" for edge in sorted(edges, key=lambda edge: edge.id)
+            ]
+        await asyncio.gather(*[client.close() for _, client in clients])

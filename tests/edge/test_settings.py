@@ -1,0 +1,135 @@
+"""Settings of an edge: flags, variables of the environment, and what is refused before anything starts."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
+
+from roomcast_edge.command import edge
+from roomcast_edge.settings import Settings, room_pattern
+
+
+@pytest.fixture(autouse=True)
+def _bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for field in dataclasses.fields(Settings):
+        monkeypatch.delenv(f"ROOMCAST_{field.name.upper()}", raising=False)
+    monkeypatch.delenv("NATS_URL", raising=False)
+
+
+def read(*arguments: str) -> Settings:
+    """The settings of a command line and the environment."""
+    return Settings(**edge.make_context("edge", list(arguments)).params)
+
+
+def test_the_defaults():
+    assert read() == Settings()
+
+
+VALUES: dict[str, tuple[str, Any]] = {
+    "nats": ("nats://a:1, nats://b:2,", ("nats://a:1", "nats://b:2")),
+    "prefix": ("my_Bus-2", "my_Bus-2"),
+    "listen": ("0.0.0.0:80", ("0.0.0.0", 80)),
+    "admin": ("[::1]:0", ("::1", 0)),
+    "client_rooms": ("chat-*, lobby", ("chat-*", "lobby")),
+    "kv_replicas": ("3", 3),
+    "resume_window": ("60", 60.0),
+    "cast_limit": ("1000", 1000),
+    "message_limit": ("128", 128),
+    "outbox_limit": ("4096", 4096),
+    "ping_interval": ("0.5", 0.5),
+    "ping_timeout": ("1", 1.0),
+    "handshake_timeout": ("2", 2.0),
+    "close_timeout": ("3", 3.0),
+    "action_timeout": ("4", 4.0),
+    "page": (__file__, __file__),
+    "log_level": ("debug", "debug"),
+}
+
+
+def test_every_setting_is_tested_here():
+    assert set(VALUES) >= {field.name for field in dataclasses.fields(Settings)}, "add the new one to VALUES"
+
+
+@pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(Settings)])
+def test_each_setting_is_a_flag_and_a_variable(name: str, monkeypatch: pytest.MonkeyPatch):
+    text, value = VALUES[name]
+    assert getattr(read(f"--{name.replace('_', '-')}", text), name) == value
+    monkeypatch.setenv(f"ROOMCAST_{name.upper()}", text)
+    assert getattr(read(), name) == value
+    assert dataclasses.replace(read(), **{name: getattr(Settings(), name)}) == Settings(), "nothing else changed"
+
+
+def test_nats_url_is_honoured_where_nothing_nearer_speaks(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("NATS_URL", "nats://usual:1")
+    assert read().nats == ("nats://usual:1",)
+    monkeypatch.setenv("ROOMCAST_NATS", "nats://ours:2")
+    assert read().nats == ("nats://ours:2",)
+    assert read("--nats", "nats://flag:3").nats == ("nats://flag:3",)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--listen", "8001"], "HOST:PORT"),
+        (["--listen", "localhost:http"], "HOST:PORT"),
+        (["--listen", "a:70000"], "HOST:PORT"),
+        (["--kv-replicas", "6"], "kv-replicas"),
+        (["--outbox-limit", "0"], "outbox-limit"),
+        (["--message-limit", "many"], "message-limit"),
+        (["--ping-interval", "-1"], "ping-interval"),
+        (["--log-level", "loud"], "log-level"),
+        (["--prefix", "a.b"], "prefix"),
+        (["--prefix", ""], "prefix"),
+        (["--prefix", "a b"], "prefix"),
+        (["--prefix", ">"], "prefix"),
+        (["--nats", " , "], "NATS"),
+        (["--page", "/no/such/file"], "no such file"),
+        (["--no-such-flag"], "no-such-flag"),
+    ],
+)
+def test_what_is_wrong_is_one_clear_line(arguments: list[str], says: str):
+    told = CliRunner().invoke(edge, arguments)
+    assert told.exit_code == 2
+    assert says in told.output
+    assert "Traceback" not in told.output
+
+
+def test_the_help_names_every_flag_and_variable():
+    text = CliRunner().invoke(edge, ["--help"]).output
+    for field in dataclasses.fields(Settings):
+        assert f"--{field.name.replace('_', '-')}" in text
+        assert f"ROOMCAST_{field.name.upper()}" in re.sub(r"\s+", " ", text)
+
+
+def test_a_host_that_is_left_out_is_every_address():
+    assert read("--listen", ":8001").listen == ("0.0.0.0", 8001)
+    with pytest.raises(click.BadParameter):
+        read("--listen", ":")
+
+
+def test_settings_of_code_are_checked_too(tmp_path: Path):
+    for wrong in ({"prefix": "a.b"}, {"nats": ()}, {"page": str(tmp_path)}, {"client_rooms": ("",)}):
+        with pytest.raises(ValueError):
+            Settings(**wrong)
+
+
+def matches(pattern: str, room: str) -> bool:
+    """A naive reading of a pattern: ``*`` is any text."""
+    if not pattern:
+        return not room
+    if pattern[0] == "*":
+        return any(matches(pattern[1:], room[i:]) for i in range(len(room) + 1))
+    return bool(room) and room[0] == pattern[0] and matches(pattern[1:], room[1:])
+
+
+@given(st.text(alphabet="ab.*\n[", min_size=1, max_size=6), st.text(alphabet="ab.*\n[", max_size=6))
+def test_a_star_is_any_text_and_all_else_is_itself(pattern: str, room: str):
+    assert bool(room_pattern(pattern).fullmatch(room)) == matches(pattern, room)
