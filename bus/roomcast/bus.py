@@ -47,6 +47,11 @@ Target = Any
 UNSENT_PAUSE = 1 << 20
 ANSWER_MARGIN = 0.15
 """The part of a timeout that a coordinator leaves for its answer's way back."""
+ASKS = 5
+REPEATABLE = frozenset({"move", "members", "count", "get"})
+"""What any edge may be asked again while the answer is out: the edge that NATS has chosen may be stalled, and is not
+known to be so for seconds. A bulk change bears its id, so that a repetition is the same one; a single change does not.
+"""
 LIST_WINDOW = 500
 
 
@@ -317,12 +322,26 @@ class Bus:
             return None
 
     async def _ask_api(self, verb: str, body: dict[str, Any], timeout: float, name: str = "") -> dict[str, Any]:
-        body["timeout"] = max(0.05, timeout - min(ANSWER_MARGIN, timeout / 4))
+        tries = ASKS if verb in REPEATABLE else 1
+        deadline = time.monotonic() + timeout
+        asked: list[asyncio.Future[Reply]] = []
         try:
-            reply: Reply = await self._requests.ask(self._subjects.api(verb), orjson.dumps(body), timeout)
+            while True:
+                left = max(0.05, deadline - time.monotonic())
+                body["timeout"] = max(0.05, left - min(ANSWER_MARGIN, left / 4))
+                asked.append(self._requests.ask(self._subjects.api(verb), orjson.dumps(body), left))
+                last = len(asked) >= tries
+                answered, _ = await asyncio.wait(
+                    asked, timeout=None if last else timeout / tries, return_when=asyncio.FIRST_COMPLETED
+                )
+                if answered:
+                    return parse_answer(answered.pop().result().data, name)
         except NoResponders:
             raise BusUnavailable("no edge is running (nobody listens on " + self._subjects.api(verb) + ")") from None
-        return parse_answer(reply.data, name)
+        finally:
+            for future in asked:
+                future.cancel()
+                _ = future.cancelled() or future.exception()  # the others may have failed at the same moment
 
     # -- changes of all members of a room ----------------------------------------------------------------------------
 

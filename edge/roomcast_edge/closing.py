@@ -6,7 +6,7 @@ from enum import IntEnum
 
 
 class CloseCode(IntEnum):
-    """The codes that an edge chooses. ``come_back`` tells whether the client should connect again."""
+    """The codes that an edge chooses."""
 
     NORMAL = 1000
     GOING_AWAY = 1001
@@ -14,6 +14,7 @@ class CloseCode(IntEnum):
     BINARY = 1003
     NOT_UTF8 = 1007
     POLICY = 1008
+    NO_ANSWER = 1006  # never sent: the connection is aborted
     TOO_LARGE = 1009
     DRAINING = 1012
     TRY_LATER = 1013
@@ -25,23 +26,15 @@ class CloseCode(IntEnum):
 
     @property
     def come_back(self) -> bool:
-        """Whether the same session may come back: its record is kept for the resume window."""
+        """Whether the client should connect again: its session is kept for the resume window."""
         return self in _COME_BACK
+
+    @property
+    def ends_session(self) -> bool:
+        """Whether the session ends with the connection: nothing is left to resume."""
+        return self not in _COME_BACK and self not in _GOES_ON
 
 
 _COME_BACK = frozenset({CloseCode.DRAINING, CloseCode.TRY_LATER, CloseCode.LOST_PLACE})
-
-
-def is_deliberate(code: int, by_client: bool) -> bool:
-    """Whether this end of a connection ends the session too: the record goes at once, there is nothing to resume.
-
-    A client that closes with 1000 has left. One that vanishes, navigates away (1001) or is sent back later has not.
-    A session that was taken up elsewhere (4503) goes on there.
-    """
-    if by_client:
-        return code == CloseCode.NORMAL
-    try:
-        known = CloseCode(code)
-    except ValueError:
-        return False
-    return not known.come_back and known not in (CloseCode.REPLACED, CloseCode.GOING_AWAY)
+# The client itself closed the connection and may be back; or the session was taken up elsewhere and goes on there.
+_GOES_ON = frozenset({CloseCode.GOING_AWAY, CloseCode.NO_ANSWER, CloseCode.REPLACED})

@@ -13,9 +13,10 @@ from websockets.http11 import Request
 from websockets.protocol import State
 from websockets.server import ServerProtocol
 
-from roomcast_edge.closing import CloseCode, is_deliberate
-from roomcast_edge.dialects import Dialect, Refusal
-from roomcast_edge.frames import PING, close_frame
+from roomcast_edge.closing import CloseCode
+from roomcast_edge.dialects import Attachments, Connect, Decoded, Dialect, Emit, Leave, Refusal, Say
+from roomcast_edge.frames import close_frame
+from roomcast_edge.handshake import Handshake
 from roomcast_edge.sessions import Opened
 from roomcast_edge.socket import EdgeSocket, Fate
 
@@ -38,8 +39,10 @@ class Connection(asyncio.Protocol):
     __slots__ = (
         "__weakref__",
         "_answering",
+        "_attachments",
         "_early",
         "_fragments",
+        "_handshake",
         "_listener",
         "_size",
         "_timer",
@@ -50,7 +53,7 @@ class Connection(asyncio.Protocol):
         "closing",
         "dialect",
         "heard",
-        "pinged",
+        "pinged_at",
         "socket",
     )
 
@@ -63,12 +66,16 @@ class Connection(asyncio.Protocol):
         # Messages that came with the handshake, before the socket was greeted.
         self._early: list[bytes] = []
         self._timer: asyncio.TimerHandle | None = None
+        # What the client asked for, until its session is being opened.
+        self._handshake: Handshake | None = None
         self.dialect: Dialect | None = None
         self.socket: EdgeSocket | None = None
         self.closing: CloseCode | None = None
         self.closed = False
         self.heard = time.monotonic()
-        self.pinged = False
+        self.pinged_at = self.heard
+        # Binary messages to come that belong to one that was refused.
+        self._attachments = 0
         # Emits of this client that wait for an answer.
         self._answering = 0
         self.address = ""
@@ -88,7 +95,6 @@ class Connection(asyncio.Protocol):
         """Bytes of the client."""
         ws = self._ws
         self.heard = time.monotonic()
-        self.pinged = False
         ws.receive_data(data)
         for event in ws.events_received():
             if isinstance(event, Request):
@@ -123,10 +129,11 @@ class Connection(asyncio.Protocol):
             return
         socket.close()
         if self.closing is not None:
-            fate = _fate(self.closing, by_client=False)
+            fate = _fate(self.closing)
         else:
             received = self._ws.close_rcvd
-            fate = _fate(received.code, by_client=True) if received is not None else Fate.AWAY
+            left = received is not None and socket.dialect.leaves_by(received.code)
+            fate = Fate.GONE if left else Fate.AWAY
         self._listener.leave(socket, fate)
         socket.untie()
         self._untie()
@@ -144,10 +151,20 @@ class Connection(asyncio.Protocol):
         if answer.handshake is None:
             self._listener.metrics.handshakes[answer.outcome] += 1
             return
-        self.dialect = answer.dialect
+        assert answer.dialect is not None, "a handshake is of a dialect"
+        self.dialect, self._handshake = answer.dialect, answer.handshake
+        self._after_receiving()
+        opening = self.dialect.opening()
+        if opening:
+            self.write(opening)
+        if self.dialect.connects_at_once:
+            self._open(answer.handshake)
+
+    def _open(self, handshake: Handshake) -> None:
+        self._handshake = None
         self._cancel_timer()
         self._transport.pause_reading()  # until it is greeted: what it says meanwhile waits in the kernel
-        self._listener.open(self, answer.handshake)
+        self._listener.open(self, handshake)
 
     def make_socket(self, socket_id: str, secret_hash: str) -> EdgeSocket:
         """The socket of this connection, once its id is known."""
@@ -185,6 +202,8 @@ class Connection(asyncio.Protocol):
         opcode = frame.opcode
         if opcode is Opcode.TEXT or opcode is Opcode.CONT:
             self._on_text(bytes(frame.data), frame.fin)
+        elif opcode is Opcode.BINARY and self._attachments:
+            self._attachments -= 1
         elif opcode is Opcode.BINARY:
             self._listener.metrics.invalid["binary"] += 1
             self.end(CloseCode.BINARY, "binary messages are not understood; send text")
@@ -207,16 +226,29 @@ class Connection(asyncio.Protocol):
     def _on_message(self, text: bytes) -> None:
         if self.closing is not None:
             return
-        if self.socket is None:
+        if self.socket is None and self._handshake is None:
             self._early.append(text)
             return
         assert self.dialect is not None, "frames follow the handshake"
         try:
-            emit = self.dialect.decode(text)
+            self._take(self.dialect.decode(text))
         except Refusal as refusal:
             self.refuse(refusal)
-            return
-        self._listener.on_emit(self, self.socket, emit)
+
+    def _take(self, decoded: Decoded) -> None:
+        if isinstance(decoded, Emit) and self.socket is not None:
+            self._listener.on_emit(self, self.socket, decoded)
+        elif isinstance(decoded, Say):
+            self.write(decoded.frame)
+        elif isinstance(decoded, Connect) and self._handshake is not None:
+            self._open(self._handshake.with_auth(decoded.auth, cast(Dialect, self.dialect).session_of(decoded.auth)))
+        elif isinstance(decoded, Leave):
+            self.end(CloseCode.NORMAL if decoded.for_good else CloseCode.GOING_AWAY, "")
+        elif isinstance(decoded, Attachments) and self.socket is not None:
+            self._attachments = decoded.count
+            raise decoded.refusal
+        elif decoded is not None:
+            raise Refusal("bad_request", "not at this point of the protocol", close=CloseCode.PROTOCOL_ERROR)
 
     def refuse(self, refusal: Refusal) -> None:
         """Answer what is malformed or forbidden with an error where an answer is awaited, else close."""
@@ -269,14 +301,15 @@ class Connection(asyncio.Protocol):
         if self.closing is not None or self.closed:
             return
         self._note_close(code)
+        farewell = self.dialect.farewell(code) if self.dialect is not None else b""
         if self._ws.state is State.OPEN:
             self._ws.send_close(code, reason.encode()[:123].decode("utf-8", "ignore"))
             self._ws.data_to_send()  # the frame is ours to send, behind what waits
-        self.write(close_frame(code, reason))
+        self.write(farewell + close_frame(code, reason))
         if self.socket is None:
             self._transport.resume_reading()  # its answer to the close
         else:
-            self._listener.leave(self.socket, _fate(code, by_client=False))
+            self._listener.leave(self.socket, _fate(code))
 
     def _note_close(self, code: CloseCode) -> None:
         self.closing = code
@@ -314,15 +347,16 @@ class Connection(asyncio.Protocol):
     def check(self, now: float) -> None:
         """Ping a client that is silent; abort one that stays so, though its buffer may be full."""
         settings = self._listener.settings
-        silent = now - self.heard
         if self.socket is None or self.closing is not None:
             return
-        if self.pinged and silent > settings.ping_interval + settings.ping_timeout:
-            self._listener.metrics.closes["ping_timeout"] += 1
+        dialect = self.socket.dialect
+        answered = self.heard >= self.pinged_at
+        if not answered and now - self.pinged_at > settings.ping_timeout:
+            self._listener.metrics.closes[str(int(CloseCode.NO_ANSWER))] += 1
             self.abort()
-        elif not self.pinged and silent > settings.ping_interval:
-            self.pinged = True
-            self._listener.fanout.send(self.socket, PING)
+        elif answered and now - (self.pinged_at if dialect.pings_always else self.heard) > settings.ping_interval:
+            self.pinged_at = now
+            self._listener.fanout.send(self.socket, dialect.ping)
 
     def _cancel_timer(self) -> None:
         if self._timer is not None:
@@ -330,7 +364,7 @@ class Connection(asyncio.Protocol):
             self._timer = None
 
 
-def _fate(code: int, by_client: bool) -> Fate:
-    if code == CloseCode.REPLACED and not by_client:
+def _fate(code: CloseCode) -> Fate:
+    if code is CloseCode.REPLACED:
         return Fate.RELEASED
-    return Fate.GONE if is_deliberate(code, by_client) else Fate.AWAY
+    return Fate.GONE if code.ends_session else Fate.AWAY

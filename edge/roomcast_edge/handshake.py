@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -20,6 +21,18 @@ class Handshake:
     token: str = ""
     session: str = ""
     address: str = ""
+    auth: Mapping[str, Any] = field(default_factory=dict)
+    """What the client says of itself in a message, in a dialect that has one for that."""
+
+    def with_auth(self, auth: Mapping[str, Any], session: str) -> Handshake:
+        """The same with what a later message brought; its token and session come first."""
+        token = auth.get("token")
+        return replace(
+            self,
+            auth=auth,
+            token=token if isinstance(token, str) and token else self.token,
+            session=session or self.session,
+        )
 
 
 def split_target(target: str) -> tuple[str, dict[str, list[str]]]:
@@ -41,17 +54,20 @@ def read_handshake(target: str, headers: Headers, address: str = "") -> Handshak
     """The token and the session of a request: from a header, else a subprotocol, else the query."""
     path, query = split_target(target)
     offered = offered_protocols(headers)
-    token = _first(headers, "Authorization")
+    token = first_header(headers, "Authorization")
     token = token[7:].strip() if token[:7].lower() == "bearer " else ""
     return Handshake(
         path,
         token=token or _carried(offered, TOKEN_PROTOCOL) or _asked(query, "token"),
-        session=_first(headers, "Roomcast-Session") or _carried(offered, SESSION_PROTOCOL) or _asked(query, "session"),
+        session=first_header(headers, "Roomcast-Session")
+        or _carried(offered, SESSION_PROTOCOL)
+        or _asked(query, "session"),
         address=address,
     )
 
 
-def _first(headers: Headers, name: str) -> str:
+def first_header(headers: Headers, name: str) -> str:
+    """The first value of a header; empty where it is missing."""
     values = headers.get_all(name)
     return values[0].strip() if values else ""
 

@@ -174,10 +174,11 @@ class Keeper:
         try:
             while socket.save_waiters:
                 waiters, socket.save_waiters = socket.save_waiters, []
+                awaited = len(socket.unsaved)
                 error: Exception | None = None
                 try:
                     async with self._writes:
-                        await self._write(socket, unknown)
+                        await self._write(socket, awaited, unknown)
                 except (KvUnavailable, TimeoutError, Elsewhere) as caught:
                     error = caught
                 _tell(waiters, error)
@@ -185,8 +186,11 @@ class Keeper:
         finally:
             socket.saving = False
 
-    async def _write(self, socket: EdgeSocket, unknown: bool) -> None:
-        """One acknowledged write of what the socket is now. Raises what :meth:`save` says."""
+    async def _write(self, socket: EdgeSocket, awaited: int, unknown: bool) -> None:
+        """One acknowledged write of what the socket is now. Raises what :meth:`save` says.
+
+        Its failure is told to those who wait for the first ``awaited`` changes: only these may be undone by it.
+        """
         here = socket.fate is Fate.HERE
         deadline = time.monotonic() + (SAVE_PATIENCE if here else self._resume_window)
         began = time.perf_counter()
@@ -203,7 +207,7 @@ class Keeper:
                     if unknown:
                         self.touch(socket)
                         raise TimeoutError(str(error)) from None
-                    self._undo(socket, included)
+                    self._undo(socket, awaited)
                     raise
                 await asyncio.sleep(random.uniform(0.1, 0.3))
                 continue

@@ -69,6 +69,8 @@ class Bucket:
             except NotFoundError:
                 info = await js.add_stream(self._config(replicas))
         except APIError as error:
+            if not error.description:  # a bare 503: nobody answers for JetStream
+                raise KvUnavailable("JetStream does not answer; is it enabled?") from error
             raise KvUnavailable(f"the bucket {self.stream} cannot be made: {error.description}") from error
         except Exception as error:
             raise KvUnavailable(f"JetStream does not answer ({type(error).__name__}); is it enabled?") from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -18,11 +19,12 @@ from roomcast_edge.closing import CloseCode
 from roomcast_edge.connection import Connection
 from roomcast_edge.dialects import Dialect, Emit
 from roomcast_edge.garbage import Freezer
-from roomcast_edge.handshake import Handshake, offered_protocols, read_handshake, split_target
+from roomcast_edge.handshake import Handshake, first_header, offered_protocols, read_handshake, split_target
 from roomcast_edge.kv import KvUnavailable
 from roomcast_edge.membership import Membership
 from roomcast_edge.metrics import Metrics
 from roomcast_edge.outbox import FanOut
+from roomcast_edge.pace import Pace
 from roomcast_edge.sessions import Grant, Sessions
 from roomcast_edge.settings import Settings
 from roomcast_edge.socket import EdgeSocket, Fate
@@ -32,7 +34,8 @@ log = logging.getLogger("roomcast.edge")
 BACKLOG = 4096
 SWEEP_SLICE = 500
 """Connections that are looked at before everything else runs once."""
-RETRY_AFTER = 2
+RETRY_SPREAD = 5
+"""Seconds over which clients that are sent away should come back."""
 
 OnEmit = Callable[[Connection, EdgeSocket, Emit], None]
 
@@ -73,6 +76,7 @@ class Listener:
         self._tasks: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
         self._freezer = Freezer()
+        self._pace = Pace(settings.connect_rate, time.monotonic())
         self._page = Path(settings.page).read_bytes() if settings.page else b""
 
     async def start(self) -> None:
@@ -129,15 +133,26 @@ class Listener:
 
     def answer(self, ws: ServerProtocol, request: Request) -> Answer:
         """The answer to a client's request."""
-        path, _ = split_target(request.path)
+        path, query = split_target(request.path)
         dialect = self._dialects.get(path)
         if dialect is None:
             return self._plain(ws, path)
+        refused = dialect.check(query, first_header(request.headers, "Origin"))
+        if refused is not None:
+            headers = ws.reject(HTTPStatus(refused.status), refused.body.decode()).headers
+            del headers["Content-Type"]
+            headers.update({"Content-Type": "application/json", **dict(refused.headers)})
+            status = HTTPStatus(refused.status)
+            return Answer(Response(status, status.phrase, headers, refused.body), "transport")
         if not self._ready():
             response = ws.reject(HTTPStatus.SERVICE_UNAVAILABLE, "This edge has no NATS now; come back.\n")
-            response.headers["Retry-After"] = str(RETRY_AFTER)
+            response.headers["Retry-After"] = str(random.randint(1, RETRY_SPREAD))
             return Answer(response, "unavailable")
-        if dialect.subprotocol in offered_protocols(request.headers):
+        if not self._pace.allows(time.monotonic()):
+            response = ws.reject(HTTPStatus.SERVICE_UNAVAILABLE, "Too many clients connect at once; come back.\n")
+            response.headers["Retry-After"] = str(random.randint(1, RETRY_SPREAD))
+            return Answer(response, "shed")
+        if dialect.subprotocol and dialect.subprotocol in offered_protocols(request.headers):
             ws.available_subprotocols = [Subprotocol(dialect.subprotocol)]
         response = ws.accept(request)
         if response.status_code != HTTPStatus.SWITCHING_PROTOCOLS:

@@ -14,6 +14,7 @@ from socket import SOCK_NONBLOCK, SocketType
 from roomcast_edge.dialects import Dialect
 from roomcast_edge.metrics import Metrics
 
+
 class Outbox:
     """The outgoing side of one socket. Its bytes are those that wait here and those in the transport's buffer."""
 

@@ -20,6 +20,7 @@ from roomcast_edge.closing import CloseCode
 from roomcast_edge.coordinator import Coordinator
 from roomcast_edge.dialects import Dialect
 from roomcast_edge.dialects.json import JsonDialect
+from roomcast_edge.dialects.socketio import SocketIoDialect
 from roomcast_edge.emits import Emits
 from roomcast_edge.index import Index
 from roomcast_edge.interest import Interest
@@ -89,7 +90,10 @@ class Edge:
         emits = Emits(
             subjects, requests, membership, fanout, metrics, settings.client_rooms, settings.action_timeout, self.id
         )
-        dialects: list[Dialect] = [JsonDialect()]
+        dialects: list[Dialect] = [
+            JsonDialect(),
+            SocketIoDialect(settings.ping_interval, settings.ping_timeout, settings.message_limit),
+        ]
         self.listener = listener = Listener(
             settings, dialects, membership, sessions, fanout, metrics, emits.take, self._takes_clients
         )

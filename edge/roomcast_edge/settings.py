@@ -22,8 +22,8 @@ class Address(click.ParamType[tuple[str, int]]):
         """The host and the port; an IPv6 host stands in brackets."""
         if isinstance(value, tuple):
             return value
-        host, _, port = str(value).rpartition(":")
-        if not port.isdigit() or not 0 <= int(port) <= 65535:
+        host, colon, port = str(value).rpartition(":")
+        if not colon or not port.isdigit() or not 0 <= int(port) <= 65535:
             self.fail(f"{value!r} is not HOST:PORT, for example 0.0.0.0:8001", param, ctx)
         return host.strip("[]") or "0.0.0.0", int(port)  # noqa: S104 - ":8001" means every address
 
@@ -63,6 +63,9 @@ class Settings:
     )
     resume_window: float = setting(120.0, "Seconds for which a socket may come back.", click.FloatRange(1, 3600))
     cast_limit: int = setting(MAX_CAST_BYTES, "Bytes of a cast's data at most.", click.IntRange(1, 8 << 20))
+    connect_rate: float = setting(
+        0.0, "New websockets a second; more are sent away with 503 (0: no limit).", click.FloatRange(0, 1e6)
+    )
     message_limit: int = setting(64 * 1024, "Bytes of a client's message at most.", click.IntRange(128, 8 << 20))
     outbox_limit: int = setting(1 << 20, "Bytes that may wait for one socket.", click.IntRange(4096, 1 << 30))
     ping_interval: float = setting(

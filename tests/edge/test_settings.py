@@ -58,7 +58,7 @@ def test_every_setting_is_tested_here():
     assert set(VALUES) >= {field.name for field in dataclasses.fields(Settings)}, "add the new one to VALUES"
 
 
-@pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(Settings)])
+@pytest.mark.parametrize("name", VALUES)
 def test_each_setting_is_a_flag_and_a_variable(name: str, monkeypatch: pytest.MonkeyPatch):
     text, value = VALUES[name]
     assert getattr(read(f"--{name.replace('_', '-')}", text), name) == value

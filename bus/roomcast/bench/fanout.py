@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from roomcast.bench.connection import Target
 from roomcast.bench.errors import BenchError
 from roomcast.bench.frames import PAYLOAD_BYTES
 from roomcast.bench.limit import Limit
-from roomcast.bench.load import Target
 from roomcast.bench.run import Figure, Run, latencies
 
 SOCKETS = 2000
@@ -19,8 +19,6 @@ STALLED_BYTES = 2 << 20
 """What is sent to a stalled socket in all: more than an edge keeps for one."""
 STALLED_BURST = 10
 STALLED_BURSTS_PER_SECOND = 20.0
-SMALL_WINDOW = 4096
-"""Bytes that the kernel takes for a socket that does not read."""
 
 
 def limit(run: Run) -> list[Figure]:
@@ -35,6 +33,7 @@ def limit(run: Run) -> list[Figure]:
             cpu = max(served.run(messages, ALONE_PER_SECOND), 1e-3)
             workers.wait_for(messages * sockets)
             counts, last = workers.counts()
+            workers.close(0.0)  # that server knows no farewell
     if counts.deliveries != messages * sockets:
         raise BenchError(f"of {messages * sockets} messages of the limit {counts.deliveries} arrived")
     run.limit_rate = messages * sockets / cpu
@@ -86,7 +85,7 @@ def slow(run: Run) -> list[Figure]:
         with run.load(sockets) as workers:
             run.open(workers, readers, room)
             if stall:
-                run.open(workers, stalled, room, receive_bytes=SMALL_WINDOW)
+                run.open(workers, stalled, room, narrow=True)
                 workers.stall(readers)
             done = run.cast(
                 workers,

@@ -10,86 +10,22 @@ import errno
 import os
 import select
 import socket
-import struct
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
 
 import orjson
 
+from roomcast.bench.connection import Conn, Target, connect
+from roomcast.bench.counts import Counts, Opened
 from roomcast.bench.frames import CLOSE, FIRST, PING, TEXT, Chunk, client_frame, parse, reply_number, request
-from roomcast.bench.histogram import Histogram
 
 READ_BYTES = 1 << 16
 KNOWN_CHUNKS = 64
 SHAKING = 256
 """Connections of one process whose handshake is under way."""
-PER_SOURCE = 20_000
-"""Connections from one source address: below the number of ports that a kernel gives out."""
 REPORT_EVERY = 0.1
-LINGER_NONE = struct.pack("ii", 1, 0)
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """Where an edge takes websockets."""
-
-    host: str
-    port: int
-    path: str = "/ws"
-    family: int = socket.AF_INET
-    loopback: bool = True
-
-
-@dataclass(slots=True)
-class Opened:
-    """What became of connections that were to be opened."""
-
-    ready: int = 0
-    """Sockets that were greeted and whose every hello was answered well."""
-    lost: int = 0
-    """Refused, closed, or not ready in time."""
-    forbidden: int = 0
-    why: str = ""
-    """The first reason."""
-    seconds: float = 0.0
-
-
-@dataclass(slots=True)
-class Counts:
-    """What has arrived since the counting began."""
-
-    deliveries: int = 0
-    gaps: int = 0
-    """Numbers that were skipped."""
-    duplicates: int = 0
-    """Numbers that came twice or too late."""
-    closed: int = 0
-    """Sockets that ended meanwhile."""
-    latency: Histogram = field(default_factory=Histogram)
-    last_at: dict[int, int] = field(default_factory=dict)
-    """For each moment of sending (ns), when the last socket had it (ns)."""
-
-
-class Conn:
-    """One websocket of the load."""
-
-    __slots__ = ("answers", "fd", "id", "index", "next", "rest", "shaking", "sock", "waits")
-
-    def __init__(self, sock: socket.socket, index: int, waits: int) -> None:
-        self.sock = sock
-        self.fd = sock.fileno()
-        self.index = index
-        self.id = ""
-        self.rest = b""
-        # The number that the next cast bears.
-        self.next = FIRST
-        # 1: connecting; 2: the request is sent; 0: frames.
-        self.shaking = 1
-        # Frames (the greeting, answers to hellos) until this one is ready.
-        self.waits = waits
-        self.answers = 0
+"""Seconds between two words on how many sockets are ready."""
 
 
 class Load:
@@ -109,6 +45,7 @@ class Load:
         self._shaking = 0
         self._greeted = True
         self._last_wanted = True
+        self._counted_from = (0.0, 0.0)
         self._control = -1
 
     def listen(self, fd: int) -> None:
@@ -124,13 +61,13 @@ class Load:
         count: int,
         hellos: list[str],
         within: float,
-        receive_bytes: int = 0,
+        narrow: bool = False,
         greeted: bool = True,
     ) -> Opened:
         """Open websockets with the indices from ``first``; each says its hellos after the handshake.
 
         In a hello ``{i}`` stands for the index. Waits at most ``within`` seconds until the server has greeted each
-        (unless ``greeted`` is false: it does not) and answered its hellos. ``receive_bytes`` is the kernel's buffer.
+        (unless ``greeted`` is false: it does not) and answered its hellos. ``narrow``: see :func:`connect`.
         """
         self._hellos, self._greeted, self._opened = hellos, greeted, Opened()
         began = time.monotonic()
@@ -139,7 +76,7 @@ class Load:
         waits = len(hellos) + (1 if greeted else 0)
         while True:
             while begun < count and self._shaking < SHAKING:
-                self._connect(first + begun, waits, receive_bytes)
+                self._connect(first + begun, waits, narrow)
                 begun += 1
             opened = self._opened
             now = time.monotonic()
@@ -163,6 +100,7 @@ class Load:
     def count(self, last_wanted: bool = True) -> None:
         """Count from now on, from number ``FIRST``. ``last_wanted``: note when the last socket has each cast."""
         self._counts = Counts()
+        self._counted_from = (time.process_time(), time.monotonic())
         self._last_wanted = last_wanted
         for conn in self._conns.values():
             conn.next = FIRST
@@ -173,6 +111,8 @@ class Load:
 
     def counts(self) -> Counts:
         """All that has arrived since :meth:`count`."""
+        used, passed = time.process_time() - self._counted_from[0], time.monotonic() - self._counted_from[1]
+        self._counts.busy = used / max(passed, 1e-6)
         return self._counts
 
     def stall(self, first: int) -> int:
@@ -191,29 +131,19 @@ class Load:
         while self._conns and time.monotonic() < deadline:
             self.pump(0.05)
         for conn in [*self._conns.values(), *self._stalled]:
-            self._end(conn)
+            conn.end()
         self._conns.clear()
         self._stalled.clear()
         self._known.clear()
 
     # -- connecting ----------------------------------------------------------------------------------------------------
 
-    def _connect(self, index: int, waits: int, receive_bytes: int) -> None:
+    def _connect(self, index: int, waits: int, narrow: bool) -> None:
         target = self._targets[index % len(self._targets)]
-        sock = socket.socket(target.family, socket.SOCK_STREAM)
-        sock.setblocking(False)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if receive_bytes:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
-        try:
-            if target.loopback and target.family == socket.AF_INET:  # every 127.x.y.z is this machine
-                sock.bind((f"127.0.0.{2 + index // PER_SOURCE % 250}", 0))
-            failed = sock.connect_ex((target.host, target.port))
-        except OSError as error:
-            failed = error.errno or errno.EINVAL
-        if failed not in (0, errno.EINPROGRESS):
+        sock, why = connect(target, index, narrow)
+        if why:
             sock.close()
-            self._fail(f"connecting to {target.host}:{target.port}: {os.strerror(failed)}")
+            self._fail(why)
             return
         conn = Conn(sock, index, waits)
         self._conns[conn.fd] = conn
@@ -367,14 +297,9 @@ class Load:
     def _lose(self, conn: Conn, why: str) -> None:
         """A connection that ended by itself."""
         del self._conns[conn.fd]
-        self._end(conn)
+        conn.end()
         self._counts.closed += 1
         if conn.shaking:
             self._shaking -= 1
         if conn.shaking or 0 <= conn.answers < conn.waits:
             self._fail(why)
-
-    def _end(self, conn: Conn) -> None:
-        with suppress(OSError):
-            conn.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_NONE)  # keeps no port in TIME_WAIT
-        conn.sock.close()

@@ -10,11 +10,12 @@ from collections.abc import Sequence
 
 from roomcast.bench.errors import BenchError
 from roomcast.bench.frames import FIRST, join_hello
+from roomcast.bench.publisher import Publisher, Tick
 from roomcast.bench.run import Figure, Outcome, Run, latencies
 from roomcast.bench.workers import Workers
 from roomcast.bus import Bus
 
-WARM_SOCKETS = 50
+WARM_BATCHES = 20
 MANY_ROOMS = 50_000
 ROOMS_PER_JOIN = 100
 SMALL_SOCKETS = 10_000
@@ -25,69 +26,97 @@ STORM_ROOMS = 3
 MOVE_SOCKETS = 10_000
 MOVES = 5
 MOVE_WITHIN = 60.0
+LAG_SEEN_AFTER = 0.5
+"""Seconds within which an edge's own timer has noticed that it was late."""
 WATCHERS = 10
 WATCH_EVERY = 0.005
 """Seconds between two casts while members are moved."""
 
 
 def memory(run: Run) -> list[Figure]:
-    """Measure what a socket costs; with ``--full`` also a room, of 50,000. Right only on an edge that just started."""
-    sockets = max(run.size.sockets(5000, quick=1000), WARM_SOCKETS)
-    room = run.room("memory")
-    with run.load(WARM_SOCKETS) as workers:
-        run.open(workers, WARM_SOCKETS, room)
+    """Measure what one more socket costs; with ``--full`` also a room, of 50,000. Right only on a fresh edge."""
+    sockets = run.size.sockets(5000, quick=1500)
     with run.load(sockets) as workers:
-        before = run.sample()
-        run.open(workers, sockets, room, told=lambda ready: run.tick(ready / sockets))
-        after = run.sample()
-        bytes_each = (after.memory - before.memory) / sockets
-        figures = [Figure("bytes_per_socket", "memory of a socket in one room", bytes_each / 1024, "KiB")]
+        alone, each = fill_sockets(run, workers, sockets, run.room("memory"))
+        figures = [
+            Figure("alone_bytes", "memory of the edge before", alone / 2**20, "MiB"),
+            Figure("bytes_per_socket", "memory of a socket", each / 1024, "KiB"),
+        ]
         if run.size.full:
-            per_room = fill_rooms(run, workers.ids(), MANY_ROOMS)
+            members = workers.ids()[: MANY_ROOMS // ROOMS_PER_JOIN]
+            per_room = fill_rooms(run, members, MANY_ROOMS)
             figures.append(Figure("bytes_per_room", f"memory of a room, of {MANY_ROOMS:,}", per_room / 1024, "KiB"))
-            done = cast_at_random(run, workers, [run.room(f"many-{i}") for i in range(MANY_ROOMS)], 20_000)
+            done = cast_to_many(run, workers, len(members), MANY_ROOMS, 20_000)
             figures.append(_cpu_per_cast(done, f"CPU time of a cast to one of {MANY_ROOMS:,} rooms"))
             figures += done.integrity()
     return figures
 
 
-def fill_rooms(run: Run, ids: Sequence[str], rooms: int) -> float:
-    """Make sockets members of many rooms, one each; returns the bytes of the edge's memory for each room."""
-    ids = ids[: -(-rooms // ROOMS_PER_JOIN)]
-    names = [run.room(f"many-{i}") for i in range(rooms)]
-    starts = range(0, rooms, ROOMS_PER_JOIN)
+def fill_sockets(run: Run, workers: Workers, sockets: int, room: str) -> tuple[float, float]:
+    """Open sockets in one room; returns the bytes of the edges' memory before, and for each socket.
+
+    The second half is what counts: with the first, memory grows for what is used again later.
+    """
+    half = sockets // 2
+    alone = run.sample().memory
+    run.open(workers, half, room, told=lambda ready: run.tick(ready / sockets))
+    before = run.sample().memory
+    run.open(workers, sockets - half, room, told=lambda ready: run.tick((half + ready) / sockets))
+    return alone, (run.sample().memory - before) / (sockets - half)
+
+
+def fill_rooms(run: Run, members: Sequence[str], rooms: int) -> float:
+    """Make sockets members of many rooms, in turn, one member each; returns the bytes of memory for each room."""
+    changes: list[tuple[str, list[str]]] = []
+    for i, member in enumerate(members):
+        names = [_many(run, room) for room in range(i, rooms, len(members))]
+        changes += [(member, names[k : k + ROOMS_PER_JOIN]) for k in range(0, len(names), ROOMS_PER_JOIN)]
     before = run.sample()
-    run.join([(ids[k % len(ids)], names[i : i + ROOMS_PER_JOIN]) for k, i in enumerate(starts)])
+    run.join(changes)
     after = run.sample()
-    made = after.total("roomcast_rooms") - before.total("roomcast_rooms")
-    if made < rooms * 0.99:
+    made = after.since(before, "roomcast_rooms")
+    if made != rooms:
         raise BenchError(f"{rooms} rooms were to be made, the edges have {made:.0f} more")
     return (after.memory - before.memory) / rooms
 
 
-def cast_at_random(run: Run, workers: Workers, rooms: Sequence[str], casts: int) -> Outcome:
-    """Publish so many casts to rooms of one member each, chosen at random."""
+def _many(run: Run, number: int) -> str:
+    return run.room(f"many-{number}")
+
+
+def cast_to_many(run: Run, workers: Workers, members: int, rooms: int, casts: int) -> Outcome:
+    """Publish so many casts to random ones of the rooms that :func:`fill_rooms` made."""
+    return cast_at_random(run, workers, [_many(run, room) for room in range(rooms)], members, casts)
+
+
+def cast_at_random(run: Run, workers: Workers, rooms: Sequence[str], members: int, casts: int) -> Outcome:
+    """Publish so many casts to rooms chosen at random; each has one member, ``members`` sockets in turn.
+
+    The casts of all rooms of a member are numbered in one row: their order must hold across rooms.
+    """
     templates = [run.template(room) for room in rooms]
     choice = random.Random(1)
-    batches = -(-casts // SMALL_BATCH)
+    numbers: list[int] = []
 
     def batch(sent: int) -> bytes:
         parts = []
         for _ in range(SMALL_BATCH):
             which = choice.randrange(len(templates))
-            numbers[which] += 1
-            parts.append(templates[which] % (sent, numbers[which], sent))
+            member = which % members
+            parts.append(templates[which] % (sent, numbers[member], sent))
+            numbers[member] += 1
         return b"".join(parts)
 
-    per_second = SMALL_CASTS_PER_SECOND / SMALL_BATCH
+    def publish(publisher: Publisher, batches: int, tick: Tick) -> Outcome:
+        numbers[:] = [FIRST] * members
+        workers.count(last_wanted=False)
+        before = run.sample()
+        publisher.pace(batches, SMALL_CASTS_PER_SECOND / SMALL_BATCH, batch, tick)
+        return run.outcome(workers, batches * SMALL_BATCH, before)
+
     with run.publisher() as publisher:
-        for count, tick in ((20, lambda _: None), (batches, run.tick)):  # the first casts do not count
-            numbers = [FIRST - 1] * len(rooms)
-            workers.count(last_wanted=False)
-            before = run.sample()
-            publisher.pace(count, per_second, batch, tick)
-            done = run.outcome(workers, count * SMALL_BATCH, before)
-    return done
+        publish(publisher, WARM_BATCHES, lambda _: None)  # the first casts cost more
+        return publish(publisher, -(-casts // SMALL_BATCH), run.tick)
 
 
 def _cpu_per_cast(done: Outcome, text: str) -> Figure:
@@ -100,7 +129,8 @@ def small_rooms(run: Run) -> list[Figure]:
     with run.load(sockets) as workers:
         run.open(workers, sockets, run.room("account-{i}"), told=lambda ready: run.tick(ready / sockets / 3))
         rooms = [run.room(f"account-{i}") for i in range(sockets)]
-        done = cast_at_random(run, workers, rooms, int(run.size.seconds * SMALL_CASTS_PER_SECOND))
+        casts = int(run.size.seconds * SMALL_CASTS_PER_SECOND)
+        done = cast_at_random(run, workers, rooms, sockets, casts)
     return [
         Figure("casts_per_cpu_second", "casts per CPU-second", done.counts.deliveries / done.cpu, "1/s"),
         _cpu_per_cast(done, "CPU time of a cast"),
@@ -171,6 +201,7 @@ async def _move(bus: Bus, run: Run, source: str, watched: str) -> tuple[list[flo
             if not result.changed:
                 raise BenchError(f"nobody was moved: {result}")
             run.tick(0.8 + (number + 1) / MOVES * 0.2)
+        await asyncio.sleep(LAG_SEEN_AFTER)
     finally:
         done.set()
         await watching

@@ -9,10 +9,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from roomcast.bench.connection import Target
+from roomcast.bench.counts import Counts
 from roomcast.bench.errors import BenchError
 from roomcast.bench.frames import FIRST, PAYLOAD_BYTES, cast_template, join_hello
 from roomcast.bench.histogram import Histogram
-from roomcast.bench.load import Counts, Target
 from roomcast.bench.machine import check_sockets
 from roomcast.bench.measure import Sample, sample
 from roomcast.bench.publisher import Publisher
@@ -25,6 +26,8 @@ from roomcast.names import DEFAULT_EVENT, Subjects
 MAX_PROCESSES = 8
 JOINS_UNDER_WAY = 200
 JOIN_WITHIN = 30.0
+TOO_BUSY = 0.8
+"""The part of the time above which the load may be what limits the figures."""
 WARM_UP = 10
 """Casts before any that count: the first of a kind costs more."""
 
@@ -76,8 +79,10 @@ class Outcome:
         return max(self.after.cpu - self.before.cpu, 1e-3)
 
     def integrity(self) -> list[Figure]:
-        """What must be zero; in the table only where it is not."""
+        """What must be zero, and how busy the load was itself; in the table only where it is not well."""
+        busy = self.counts.busy
         return [
+            Figure("load_busy", "THE LOAD WAS TOO BUSY: part of a processor", busy, "", shown=busy > TOO_BUSY),
             Figure("lost", "LOST", self.lost, "casts", shown=self.lost > 0),
             Figure("gaps", "skipped", self.counts.gaps, "casts", shown=False),
             Figure("duplicates", "TWICE", self.counts.duplicates, "casts", shown=self.counts.duplicates > 0),

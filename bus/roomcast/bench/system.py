@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from roomcast.bench.connection import Target
 from roomcast.bench.errors import BenchError
-from roomcast.bench.load import Target
 from roomcast.bench.machine import cpus, pin, resolve
 from roomcast.commands import discovered, embedded, ready
 from roomcast.commands.ports import HOST, free_ports

@@ -10,9 +10,11 @@ from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
+from roomcast.bench.connection import Target
+from roomcast.bench.counts import Counts, Opened
 from roomcast.bench.errors import BenchError
 from roomcast.bench.histogram import Histogram
-from roomcast.bench.load import Counts, Load, Opened, Target
+from roomcast.bench.load import Load
 
 ANSWER_WITHIN = 30.0
 """Seconds beyond what a command itself may take."""
@@ -68,7 +70,7 @@ class Workers:
         hellos: Sequence[str] = (),
         *,
         within: float = 120.0,
-        receive_bytes: int = 0,
+        narrow: bool = False,
         greeted: bool = True,
         told: Told = lambda _: None,
     ) -> Opened:
@@ -76,7 +78,7 @@ class Workers:
         parts = _parts(count, len(self._pipes))
         arguments, first = [], self._count
         for part in parts:
-            arguments.append((first, part, list(hellos), within, receive_bytes, greeted))
+            arguments.append((first, part, list(hellos), within, narrow, greeted))
             first += part
         self._count += count
         total = Opened()
@@ -132,6 +134,7 @@ class Workers:
             total.gaps += counts.gaps
             total.duplicates += counts.duplicates
             total.closed += counts.closed
+            total.busy = max(total.busy, counts.busy)
             total.latency.merge(counts.latency)
             for sent, at in counts.last_at.items():
                 total.last_at[sent] = max(at, total.last_at.get(sent, 0))
@@ -139,9 +142,9 @@ class Workers:
             last.add((at - sent) // 1000)
         return total, last
 
-    def close(self) -> None:
-        """Close all sockets; more can be opened after it."""
-        self._ask("close", [(CLOSE_WITHIN,)] * len(self._pipes), CLOSE_WITHIN)
+    def close(self, within: float = CLOSE_WITHIN) -> None:
+        """Close all sockets, waiting so many seconds for the server's part in it; more can be opened then."""
+        self._ask("close", [(within,)] * len(self._pipes), within)
         self._count = 0
 
     def _ask(

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from roomcast_edge.closing import CloseCode
+
+Query = Mapping[str, list[str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,6 +18,39 @@ class Emit:
     event: str
     args: tuple[Any, ...]
     reply_id: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class Connect:
+    """The client asks for its session, in a dialect that has a message for that; with what it says of itself."""
+
+    auth: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Leave:
+    """The client closes: for good, or only this connection."""
+
+    for_good: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Say:
+    """The dialect itself answers, and nobody else needs to know."""
+
+    frame: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Attachments:
+    """So many binary messages follow that belong to a message which was refused."""
+
+    count: int
+    refusal: Refusal
+
+
+Decoded = Emit | Connect | Leave | Say | Attachments | None
+"""What one text message of a client means; None: nothing beyond that the client is alive."""
 
 
 class Refusal(Exception):
@@ -28,6 +64,15 @@ class Refusal(Exception):
         self.close = close
 
 
+@dataclass(frozen=True, slots=True)
+class HttpRefusal:
+    """The answer to a request that this dialect cannot serve: a status, a JSON body, headers."""
+
+    status: int
+    body: bytes
+    headers: tuple[tuple[str, str], ...] = ()
+
+
 class Dialect(Protocol):
     """What a protocol fills in. All bytes that it returns are whole websocket frames."""
 
@@ -35,7 +80,29 @@ class Dialect(Protocol):
     path: str
     """Where clients of this dialect connect."""
     subprotocol: str
-    """The websocket subprotocol that is accepted when a client offers it."""
+    """The websocket subprotocol that is accepted when a client offers it; empty: none."""
+    connects_at_once: bool
+    """Whether the handshake alone opens the session; else the client asks by a :class:`Connect`."""
+    ping: bytes
+    """What asks a client whether it is alive."""
+    pings_always: bool
+    """Whether clients expect a ping every interval, however much they say themselves."""
+
+    def check(self, query: Query, origin: str) -> HttpRefusal | None:
+        """Why a request cannot become a websocket; None when it can."""
+        ...
+
+    def opening(self) -> bytes:
+        """What is sent as soon as the websocket stands; empty: nothing."""
+        ...
+
+    def session_of(self, auth: Mapping[str, Any]) -> str:
+        """The session that a :class:`Connect` returns with; empty: none."""
+        ...
+
+    def leaves_by(self, code: int) -> bool:
+        """Whether a client that closes with this code leaves for good."""
+        ...
 
     def cast(self, event: str, payload: bytes) -> bytes:
         """A cast; ``payload`` is known to be JSON."""
@@ -53,6 +120,10 @@ class Dialect(Protocol):
         """The refusal of an emit."""
         ...
 
-    def decode(self, text: bytes) -> Emit:
-        """The event in one text message of a client; raises :class:`Refusal`, and nothing else for any bytes."""
+    def farewell(self, code: CloseCode) -> bytes:
+        """What is sent before the close frame; empty: nothing."""
+        ...
+
+    def decode(self, text: bytes) -> Decoded:
+        """What one text message of a client means; raises :class:`Refusal`, and nothing else for any bytes."""
         ...

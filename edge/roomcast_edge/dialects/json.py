@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
 import orjson
 
 from roomcast_edge.closing import CloseCode
-from roomcast_edge.dialects import Emit, Refusal
-from roomcast_edge.frames import text_frame
+from roomcast_edge.dialects import Emit, Query, Refusal
+from roomcast_edge.frames import PING, text_frame
 
 
 @lru_cache(maxsize=4096)
@@ -23,6 +24,28 @@ class JsonDialect:
     name = "json"
     path = "/ws"
     subprotocol = "roomcast.v1"
+    connects_at_once = True
+    ping = PING
+    pings_always = False
+
+    def check(self, query: Query, origin: str) -> None:
+        """Every websocket is welcome."""
+
+    def opening(self) -> bytes:
+        """The greeting is the first frame."""
+        return b""
+
+    def session_of(self, auth: Mapping[str, Any]) -> str:
+        """The handshake carried it."""
+        return ""
+
+    def leaves_by(self, code: int) -> bool:
+        """1000, and no code at all (1005): the program closed. A page that is left says 1001, and may be back."""
+        return code in (1000, 1005)
+
+    def farewell(self, code: CloseCode) -> bytes:
+        """The close code says all."""
+        return b""
 
     def cast(self, event: str, payload: bytes) -> bytes:
         """The payload between a prefix and a suffix: it is not parsed again."""

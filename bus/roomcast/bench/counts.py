@@ -1,0 +1,39 @@
+"""What the load tells of its sockets: how many could be opened, and what has arrived."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from roomcast.bench.histogram import Histogram
+
+
+@dataclass(slots=True)
+class Opened:
+    """What became of connections that were to be opened."""
+
+    ready: int = 0
+    """Sockets that were greeted and whose every hello was answered well."""
+    lost: int = 0
+    """Refused, closed, or not ready in time."""
+    forbidden: int = 0
+    why: str = ""
+    """The first reason."""
+    seconds: float = 0.0
+
+
+@dataclass(slots=True)
+class Counts:
+    """What has arrived since the counting began."""
+
+    deliveries: int = 0
+    gaps: int = 0
+    """Numbers that were skipped."""
+    duplicates: int = 0
+    """Numbers that came twice or too late."""
+    closed: int = 0
+    """Sockets that ended meanwhile."""
+    latency: Histogram = field(default_factory=Histogram)
+    busy: float = 0.0
+    """The part of the time for which the busiest process of the load used a processor, 0 to 1."""
+    last_at: dict[int, int] = field(default_factory=dict)
+    """For each moment of sending (ns), when the last socket had it (ns)."""
