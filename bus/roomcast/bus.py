@@ -335,13 +335,17 @@ class Bus:
                     asked, timeout=None if last else timeout / tries, return_when=asyncio.FIRST_COMPLETED
                 )
                 if answered:
-                    return parse_answer(answered.pop().result().data, name)
+                    reply = answered.pop().result()
+                    break
         except NoResponders:
             raise BusUnavailable("no edge is running (nobody listens on " + self._subjects.api(verb) + ")") from None
+        except BusTimeout:
+            raise BusTimeout(f"no edge has answered within {timeout:g} s; whether it was done is unknown") from None
         finally:
             for future in asked:
                 future.cancel()
                 _ = future.cancelled() or future.exception()  # the others may have failed at the same moment
+        return parse_answer(reply.data, name)
 
     # -- changes of all members of a room ----------------------------------------------------------------------------
 

@@ -45,6 +45,7 @@ class Connection(asyncio.Protocol):
         "_handshake",
         "_listener",
         "_size",
+        "_swallows",
         "_timer",
         "_transport",
         "_ws",
@@ -76,6 +77,8 @@ class Connection(asyncio.Protocol):
         self.pinged_at = self.heard
         # Binary messages to come that belong to one that was refused.
         self._attachments = 0
+        # Whether the fragments that come continue such a message.
+        self._swallows = False
         # Emits of this client that wait for an answer.
         self._answering = 0
         self.address = ""
@@ -200,10 +203,13 @@ class Connection(asyncio.Protocol):
 
     def _on_frame(self, frame: Frame) -> None:
         opcode = frame.opcode
-        if opcode is Opcode.TEXT or opcode is Opcode.CONT:
+        if opcode is Opcode.CONT and self._swallows:
+            self._swallows = not frame.fin
+        elif opcode is Opcode.TEXT or opcode is Opcode.CONT:
             self._on_text(bytes(frame.data), frame.fin)
         elif opcode is Opcode.BINARY and self._attachments:
             self._attachments -= 1
+            self._swallows = not frame.fin
         elif opcode is Opcode.BINARY:
             self._listener.metrics.invalid["binary"] += 1
             self.end(CloseCode.BINARY, "binary messages are not understood; send text")

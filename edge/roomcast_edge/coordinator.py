@@ -138,7 +138,12 @@ class Coordinator:
         sequence = await self._put(move, deadline)
         self._client.send(self._subjects.moved, b"%d" % sequence)
         # Read after the put's acknowledgement: an edge that starts later begins behind the move.
-        edges = await self._live_edges(deadline)
+        try:
+            edges = await self._live_edges(deadline)
+        except KvUnavailable as error:
+            raise Refused(
+                "timeout", f"the change is made and durable, but not confirmed by any edge: {error}"
+            ) from None
         asked = orjson.dumps({"op": "moved", "sequence": sequence, "confirm": confirm})
         answers = await self._ask_all(edges, asked, deadline)
         done = {edge: answer for edge, answer in answers.items() if answer}
@@ -154,6 +159,7 @@ class Coordinator:
     async def _put(self, move: Move, deadline: float) -> int:
         """Store a move once: a retry with the same id is the same move."""
         key = f"move.{move.id}"
+        unsure = ""
         while True:
             try:
                 return await self._bucket.put(key, move.to_json(), expect=0, ttl=MOVE_TTL)
@@ -163,8 +169,11 @@ class Coordinator:
                     if entry.value != move.to_json():
                         raise Refused("conflict", f"another bulk change has the id {move.id!r}") from None
                     return entry.revision
-            except KvUnavailable:
+            except KvUnavailable as error:
+                unsure = unsure or (str(error) if "unknown" in str(error) else "")
                 if time.monotonic() + 0.3 > deadline:
+                    if unsure:  # an earlier attempt may have been stored
+                        raise Refused("timeout", unsure) from None
                     raise
                 await asyncio.sleep(0.2)
 
@@ -218,7 +227,10 @@ class Coordinator:
         while True:
             try:
                 _, keys = await self._bucket.state("edge.>")
-                return [key.removeprefix("edge.") for key in keys]
+                edges = [key.removeprefix("edge.") for key in keys]
+                if self._edge in edges:
+                    return edges
+                raise KvUnavailable("the leases of edges have run out: the bucket takes no writes; who lives is unsure")
             except KvUnavailable:
                 if time.monotonic() + 0.3 > deadline:
                     raise

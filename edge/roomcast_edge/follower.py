@@ -47,12 +47,14 @@ class Follower:
         self._metrics = metrics
         self._poked = asyncio.Event()
         self._waiting: list[tuple[int, asyncio.Future[None]]] = []
-        self._results: OrderedDict[int, tuple[int, int]] = OrderedDict()
+        self._results: OrderedDict[int, tuple[int, int] | None] = OrderedDict()
         # Members that the move under way has not reached yet, and that move.
         self._todo: set[EdgeSocket] = set()
         self._now: Move | None = None
-        self._changed = 0
+        self._began = 0.0
+        self._matched = self._changed = 0
         self._backfill = asyncio.Lock()
+        self._reading = asyncio.Lock()
         self.head = 0
         """The sequence of the newest move whose application has begun."""
         self.done = 0
@@ -86,13 +88,19 @@ class Follower:
         self._todo.discard(socket)
 
     async def reached(self, sequence: int) -> tuple[int, int]:
-        """Wait until this move is applied here; returns how many sockets were matched and changed."""
+        """Wait until this move is applied here; returns how many sockets were matched and changed.
+
+        ``ValueError`` when this edge cannot read it.
+        """
         if self.done < sequence:
             future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._waiting.append((sequence, future))
             self.poke()
             await future
-        return self._results.get(sequence, (0, 0))
+        result = self._results.get(sequence, (0, 0))
+        if result is None:
+            raise ValueError(f"this edge cannot read the move at {sequence} of the log; its own log tells why")
+        return result
 
     async def run(self) -> None:
         """Follow for ever."""
@@ -112,14 +120,16 @@ class Follower:
     async def read_to_end(self) -> None:
         """Apply all that a replica has of the log. ``KvUnavailable``."""
         more = True
-        while more:
-            began = time.monotonic()
-            entries, more = await self._bucket.after(self.head, MOVES, BATCH, READ_TIMEOUT)
-            for entry in entries:
-                if entry.revision > self.head:  # another reader may have been here meanwhile
+        async with self._reading:  # one move at a time, whoever reads
+            if self._now is not None:  # whoever read last was cancelled in the middle of it
+                await self._work_off(self._now)
+            while more:
+                began = time.monotonic()
+                entries, more = await self._bucket.after(self.head, MOVES, BATCH, READ_TIMEOUT)
+                for entry in entries:
                     await self._take(entry)
-            if not more:
-                self.caught_up_at = began
+                if not more:
+                    self.caught_up_at = began
 
     async def bring_up_to_date(self, own: str, record: Record) -> None:
         """Replay over a record all moves that this edge has begun to apply. ``KvUnavailable``."""
@@ -150,23 +160,16 @@ class Follower:
         move = self._parse(entry)
         if move is None:
             self.head = self.done = entry.revision
+            self._wake()
             return
-        began = time.perf_counter()
+        self._began = time.perf_counter()
         self._before_slice()
         members = self._index.members(move.source)
         self._todo = set(members)
-        self._now, self._changed = move, 0
+        self._now, self._matched, self._changed = move, len(members), 0
         self.log.append(move)
         self.head = entry.revision
-        matched = len(members)
         await self._work_off(move)
-        self._now = None
-        self.done = entry.revision
-        self._results[entry.revision] = (matched, self._changed)
-        if len(self._results) > KEPT_RESULTS:
-            self._results.popitem(last=False)
-        self._metrics.move.observe(time.perf_counter() - began)
-        self._wake()
 
     async def _work_off(self, move: Move) -> None:
         todo = self._todo
@@ -180,6 +183,11 @@ class Follower:
                 await asyncio.sleep(0)
                 self._before_slice()
                 until = time.perf_counter() + SLICE_SECONDS
+        self._now = None
+        self.done = move.sequence
+        self._keep(move.sequence, (self._matched, self._changed))
+        self._metrics.move.observe(time.perf_counter() - self._began)
+        self._wake()
 
     def _apply_to(self, socket: EdgeSocket, move: Move) -> bool:
         return self._apply(socket, move.change, move.owner)
@@ -192,7 +200,13 @@ class Follower:
         except (ValueError, UnknownVersion) as error:
             self._metrics.invalid["move"] += 1
             log.error("a move in the log is not applied: %s", error)
+            self._keep(entry.revision, None)
             return None
+
+    def _keep(self, sequence: int, result: tuple[int, int] | None) -> None:
+        self._results[sequence] = result
+        if len(self._results) > KEPT_RESULTS:
+            self._results.popitem(last=False)
 
     def _wake(self) -> None:
         still = []

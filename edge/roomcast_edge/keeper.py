@@ -127,7 +127,7 @@ class Keeper:
         if socket.fate is not Fate.HERE or self._under_way >= WRITES_UNDER_WAY:
             self._spawn(socket)
             return
-        began = time.perf_counter()
+        began = time.monotonic()
         included = len(socket.unsaved)
         waiters = len(socket.save_waiters)
         record = socket.record(self._edge, self._follower.applied(socket))
@@ -160,7 +160,7 @@ class Keeper:
     def _saved(self, socket: EdgeSocket, included: int, began: float) -> None:
         del socket.unsaved[:included]
         socket.saved_at = time.monotonic()
-        self._metrics.record_write.observe(time.perf_counter() - began)
+        self._metrics.record_write.observe(time.monotonic() - began)
         if socket.fate is Fate.HERE:
             self._by_age.pop(socket, None)
             self._by_age[socket] = None
@@ -174,45 +174,50 @@ class Keeper:
         try:
             while socket.save_waiters:
                 waiters, socket.save_waiters = socket.save_waiters, []
-                awaited = len(socket.unsaved)
                 error: Exception | None = None
                 try:
                     async with self._writes:
-                        await self._write(socket, awaited, unknown)
-                except (KvUnavailable, TimeoutError, Elsewhere) as caught:
+                        await self._write(socket, unknown)
+                except KvUnavailable as caught:
+                    error = caught
+                    # Who came meanwhile may count on a change that is undone now: refused with the rest.
+                    waiters += socket.save_waiters
+                    socket.save_waiters = []
+                    self._undo(socket)
+                except (TimeoutError, Elsewhere) as caught:
                     error = caught
                 _tell(waiters, error)
                 unknown = False
         finally:
             socket.saving = False
 
-    async def _write(self, socket: EdgeSocket, awaited: int, unknown: bool) -> None:
-        """One acknowledged write of what the socket is now. Raises what :meth:`save` says.
-
-        Its failure is told to those who wait for the first ``awaited`` changes: only these may be undone by it.
-        """
-        here = socket.fate is Fate.HERE
-        deadline = time.monotonic() + (SAVE_PATIENCE if here else self._resume_window)
-        began = time.perf_counter()
+    async def _write(self, socket: EdgeSocket, unknown: bool) -> None:
+        """One acknowledged write of what the socket is now. Raises what :meth:`save` says."""
+        began = time.monotonic()
         while True:
             included = len(socket.unsaved)
             try:
-                await self._put(socket)
-            except WrongRevision:
-                await self._merge(socket)
-                continue
+                if await self._try(socket):
+                    self._saved(socket, included, began)
+                    return
             except KvUnavailable as error:
                 unknown = unknown or "unknown" in str(error)
-                if time.monotonic() > deadline or isinstance(error, KvRefused):
+                patience = SAVE_PATIENCE if socket.fate is Fate.HERE else self._resume_window
+                if time.monotonic() > began + patience or isinstance(error, KvRefused):
                     if unknown:
                         self.touch(socket)
                         raise TimeoutError(str(error)) from None
-                    self._undo(socket, awaited)
                     raise
                 await asyncio.sleep(random.uniform(0.1, 0.3))
-                continue
-            self._saved(socket, included, began)
-            return
+
+    async def _try(self, socket: EdgeSocket) -> bool:
+        """Put the record, or merge what somebody wrote meanwhile, to be put next. Whether it is put."""
+        try:
+            await self._put(socket)
+        except WrongRevision:
+            await self._merge(socket)
+            return False
+        return True
 
     async def _put(self, socket: EdgeSocket) -> None:
         key = f"socket.{socket.id}"
@@ -223,7 +228,8 @@ class Keeper:
                 socket.revision = await self._bucket.purge(key, expect=socket.revision)
             return
         here = socket.fate is Fate.HERE
-        record = socket.record(self._edge if here else None, self._follower.applied(socket))
+        applied = self._follower.applied(socket) if here else socket.includes
+        record = socket.record(self._edge if here else None, applied)
         ttl = RECORD_TTL if here else self._resume_window
         socket.revision = await self._bucket.put(key, record.to_json(), expect=socket.revision, ttl=ttl)
 
@@ -247,22 +253,20 @@ class Keeper:
             raise Elsewhere
         socket.revision = entry.revision
         socket.extra = record.extra
-        if socket.fate is Fate.HERE and record.rooms != socket.rooms:
+        # Under our own name nobody but this edge writes: what is in memory is newer.
+        if socket.fate is Fate.HERE and record.owner is None:
             await self._follower.bring_up_to_date(socket.id, record)
             for change in socket.unsaved:
                 record.apply(socket.id, change)
             self._set_rooms(socket, record.rooms)
 
-    def _undo(self, socket: EdgeSocket, count: int) -> None:
-        """Take back the oldest changes, which the bucket has refused; those that came since have their own write."""
+    def _undo(self, socket: EdgeSocket) -> None:
+        """Take back, newest first, the changes that the bucket has refused."""
+        undone, socket.unsaved = socket.unsaved, []
         rooms = set(socket.rooms)
-        for change in reversed(socket.unsaved):
+        for change in reversed(undone):
             rooms.difference_update(change.join)
             rooms.update(change.leave)
-        del socket.unsaved[:count]
-        for change in socket.unsaved:
-            rooms.difference_update(change.leave)
-            rooms.update(change.join)
         if rooms != socket.rooms:
             self._set_rooms(socket, rooms)
 

@@ -11,7 +11,7 @@ from roomcast_edge.closing import CloseCode
 from roomcast_edge.follower import Follower
 from roomcast_edge.index import Delta, Index
 from roomcast_edge.interest import Interest
-from roomcast_edge.keeper import Keeper
+from roomcast_edge.keeper import Elsewhere, Keeper
 from roomcast_edge.kv import Bucket
 from roomcast_edge.metrics import Metrics
 from roomcast_edge.outbox import FanOut
@@ -58,9 +58,11 @@ class Membership:
         """
         if self.index.sockets.get(socket.id) is not socket:
             return None
-        rooms = set(socket.rooms)
         self._fanout.settle()
         self.follower.catch_up(socket)
+        if self.index.sockets.get(socket.id) is not socket:
+            return None  # the move under way has disconnected it
+        rooms = set(socket.rooms)
         self._hear(self.index.remove(socket))
         if socket.id not in self.index.rooms:
             self._interest.remove(socket.id)
@@ -80,7 +82,9 @@ class Membership:
         self._finish(socket, fate)
 
     def _finish(self, socket: EdgeSocket, fate: Fate) -> asyncio.Future[None] | None:
-        socket.fate = fate
+        if socket.fate is not Fate.GONE:  # a move may have disconnected it though its client was gone already
+            socket.fate = fate
+        socket.includes = self.follower.head
         if fate is Fate.RELEASED:
             return None
         saved = self.keeper.save(socket)
@@ -88,12 +92,14 @@ class Membership:
         return saved
 
     def change(self, socket: EdgeSocket, change: Change) -> tuple[bool, asyncio.Future[None] | None]:
-        """Make a single change in memory and in NATS at once; the future tells when the record has it.
+        """Make a single change in memory and in NATS at once; the future tells when the record has it. ``Elsewhere``.
 
         Whoever is answered on the same connection after this finds the socket in its new rooms.
         """
         self._fanout.settle()
         self.follower.catch_up(socket)
+        if self.index.sockets.get(socket.id) is not socket:
+            raise Elsewhere  # the move under way has ended it here
         delta = self.index.change(socket, change)
         self._hear(delta)
         for kind, rooms in (("join", delta.joined), ("leave", delta.left)):
@@ -128,6 +134,7 @@ class Membership:
         self._hear(delta)
         if change.disconnect is not None:
             self._metrics.changes["move_disconnect"] += 1
+            socket.fate = Fate.GONE
             socket.end(CloseCode.KICKED, change.disconnect)
             return True
         if delta:

@@ -128,8 +128,8 @@ class Edge:
         try:
             async with asyncio.timeout(5.0):
                 await self._membership.keeper.settled()
-                await self._lease.end()
                 await self._service.stop()
+                await self._lease.end()
         except (TimeoutError, KvUnavailable, WrongRevision, nats_errors.Error) as error:
             log.warning("left without a word to the others: %s", error or "NATS did not answer in time")
         if self._link is not None:

@@ -43,6 +43,7 @@ class EdgeSocket(Outbox):
         "fate",
         "hash",
         "id",
+        "includes",
         "revision",
         "rooms",
         "save_waiters",
@@ -76,6 +77,8 @@ class EdgeSocket(Outbox):
         self.extra: dict[str, Any] = {}
         # The record: its revision in the stream, changes that no acknowledged write includes yet, who waits for one.
         self.fate = Fate.HERE
+        # The last move that the rooms include, once the socket has left this edge: later ones do not reach it here.
+        self.includes = 0
         self.revision = 0
         self.saved_at = 0.0
         self.saving = False

@@ -83,7 +83,7 @@ async def test_a_full_bucket_refuses_changes_clearly_and_casts_go_on(fresh_nats,
         async def told() -> bool:
             return all([(await edge.get("/readyz"))[0] == 503 for edge in edges])
 
-        await until(told, READY_GRACE + 10, "/readyz tells after its grace")
+        await until(told, READY_GRACE + 20, "/readyz tells after its grace")
         print(f"/readyz tells after {time.monotonic() - full_at:.1f} s: {(await edges[0].get('/readyz'))[1].strip()}")
         assert [(await edge.get("/healthz"))[0] for edge in edges] == [200, 200]
         await until(lambda: _no_leases(bucket), 10, "the leases have run out")

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 
 from roomcast.names import encode_room
 from roomcast_edge.closing import CloseCode
-from roomcast_edge.dialects import Dialect, Emit, Refusal
+from roomcast_edge.dialects import Emit, Refusal
 from roomcast_edge.dialects.json import JsonDialect
 from roomcast_edge.frames import text_frame
 
-dialect: Dialect = JsonDialect()
+dialect = JsonDialect()
 
 texts = st.text(st.characters(exclude_categories=["Cs"]))
 numbers = st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False, allow_infinity=False)
@@ -120,3 +120,10 @@ def test_why_the_connection_ends_where_no_answer_is_awaited(text: bytes, close: 
     told = decoded(text)
     assert isinstance(told, Refusal)
     assert (told.close, told.reply_id) == (close, None)
+
+
+@pytest.mark.parametrize(
+    ("code", "for_good"), [(1000, True), (1005, True), (1001, False), (1006, False), (4000, False)]
+)
+def test_who_closes_without_a_reason_to_come_back_has_left(code: int, for_good: bool):
+    assert dialect.leaves_by(code) == for_good

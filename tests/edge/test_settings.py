@@ -42,6 +42,7 @@ VALUES: dict[str, tuple[str, Any]] = {
     "kv_replicas": ("3", 3),
     "resume_window": ("60", 60.0),
     "cast_limit": ("1000", 1000),
+    "connect_rate": ("2.5", 2.5),
     "message_limit": ("128", 128),
     "outbox_limit": ("4096", 4096),
     "ping_interval": ("0.5", 0.5),

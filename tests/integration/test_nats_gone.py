@@ -86,7 +86,8 @@ async def test_nats_is_killed_and_comes_back(stage: Arena, fresh_nats: NatsServe
     assert {answer["error"]["code"] for answer in answers} <= {"unavailable", "timeout"}, answers
     newcomer = await RawClient.dial(stage.edges[0].port)
     status, headers = await newcomer.upgrade()
-    assert (status, headers["retry-after"]) == (503, "2")
+    assert status == 503
+    assert 1 <= int(headers["retry-after"]) <= 10, "seconds, not the same for all"
     for edge in stage.edges:
         assert await edge.metric("roomcast_nats_connected") == 0
         assert (await edge.get("/healthz"))[0] == 200

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
 import signal
@@ -140,6 +141,7 @@ class NatsServer:
     def stall(self) -> None:
         """Halt it by SIGSTOP: its connections stand, nobody reads or answers."""
         self._send(signal.SIGSTOP)
+        os.waitid(os.P_PID, self.pid, os.WSTOPPED)  # the signal takes a moment
         self._stalled = True
 
     def resume(self) -> None:

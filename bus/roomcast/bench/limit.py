@@ -5,7 +5,6 @@ Nothing is decided, encoded or found: what an edge adds to this is its own cost.
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import select
 import socket
@@ -16,6 +15,7 @@ from multiprocessing.connection import Connection
 from typing import Self
 
 from roomcast.bench.errors import BenchError
+from roomcast.bench.forks import context, end, fork
 from roomcast.bench.frames import FIRST, PAYLOAD_BYTES
 from roomcast.bench.machine import pin
 
@@ -29,10 +29,8 @@ class Limit:
     def __init__(self, cpus: Sequence[int]) -> None:
         listener = socket.create_server(("127.0.0.1", 0), backlog=4096)
         self.port = int(listener.getsockname()[1])
-        context = multiprocessing.get_context("fork")
         self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(listener, theirs, self._pipe, tuple(cpus)), daemon=True)
-        self._process.start()
+        self._process = fork("limit", _serve, listener, theirs, self._pipe, tuple(cpus))
         theirs.close()
         listener.close()
 
@@ -41,10 +39,7 @@ class Limit:
 
     def __exit__(self, *_: object) -> None:
         self._pipe.close()
-        self._process.join(2.0)
-        if self._process.is_alive():
-            self._process.kill()
-            self._process.join()
+        end(self._process)
 
     def accept(self, count: int) -> None:
         """Accept so many sockets from now on, beside what else goes on."""
@@ -67,7 +62,7 @@ class Limit:
 def _serve(listener: socket.socket, control: Connection, inherited: Connection, cpus: tuple[int, ...]) -> None:
     inherited.close()
     pin(cpus)
-    with suppress(EOFError, OSError, KeyboardInterrupt, BenchError):
+    with suppress(EOFError, OSError, BenchError):
         sockets = _accept(listener, control.recv())
         control.send(len(sockets))
         messages, per_second = control.recv()

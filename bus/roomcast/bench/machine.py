@@ -71,11 +71,12 @@ def raise_file_limit() -> int:
     return hard
 
 
-def check_sockets(sockets: int, allowed: int, holds: int) -> None:
-    """:class:`BenchError` when a process that holds ``holds`` of all ``sockets`` may not open so many files."""
-    if holds + SPARE_FILES > allowed:
+def check_sockets(sockets: int, allowed: int, processes: int) -> None:
+    """:class:`BenchError` when so many processes that share the sockets may not open so many files each."""
+    each = -(-sockets // processes) + SPARE_FILES
+    if each > allowed:
         raise BenchError(
-            f"{sockets} sockets need {holds + SPARE_FILES} open files in one process, and {allowed} are allowed here: "
+            f"{sockets} sockets need {each} open files in one process, and {allowed} are allowed here: "
             f"raise the limit (ulimit -Hn), or ask for fewer with --sockets"
         )
 

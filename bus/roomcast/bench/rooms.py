@@ -62,7 +62,7 @@ def fill_sockets(run: Run, workers: Workers, sockets: int, room: str) -> tuple[f
     run.open(workers, half, room, told=lambda ready: run.tick(ready / sockets))
     before = run.sample().memory
     run.open(workers, sockets - half, room, told=lambda ready: run.tick((half + ready) / sockets))
-    return alone, (run.sample().memory - before) / (sockets - half)
+    return alone, max(0.0, run.sample().memory - before) / (sockets - half)
 
 
 def fill_rooms(run: Run, members: Sequence[str], rooms: int) -> float:
@@ -77,7 +77,7 @@ def fill_rooms(run: Run, members: Sequence[str], rooms: int) -> float:
     made = after.since(before, "roomcast_rooms")
     if made != rooms:
         raise BenchError(f"{rooms} rooms were to be made, the edges have {made:.0f} more")
-    return (after.memory - before.memory) / rooms
+    return max(0.0, after.memory - before.memory) / rooms
 
 
 def _many(run: Run, number: int) -> str:

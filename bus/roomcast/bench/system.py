@@ -1,27 +1,14 @@
-"""What is measured: a system that runs already, or NATS and one edge that are started for it."""
+"""What is measured: where NATS, the edges and their admin ports are."""
 
 from __future__ import annotations
 
-import asyncio
-import os
-import subprocess
-import sys
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from urllib.parse import urlsplit
 
 from roomcast.bench.connection import Target
 from roomcast.bench.errors import BenchError
-from roomcast.bench.machine import cpus, pin, resolve
-from roomcast.commands import discovered, embedded, ready
-from roomcast.commands.ports import HOST, free_ports
-
-STOP_WITHIN = 15.0
-LAST_WORDS = 12
-"""Lines of its output that are shown of a process that has died."""
+from roomcast.bench.machine import cpus, resolve
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,81 +54,3 @@ def running(nats: str, prefix: str, edges: Sequence[str], admins: Sequence[str],
 def _check_local(host: str, local: bool, remote: bool) -> None:
     if not local and not remote:
         raise BenchError(f"{host} is another machine, which the bench would put under load: --remote if you mean it")
-
-
-@contextmanager
-def start_embedded() -> Iterator[System]:
-    """NATS and one edge on free ports of this machine; ended, and forgotten, when the block is left.
-
-    With two processors or more the edge has the first to itself.
-    """
-    trouble = discovered.trouble("edge")
-    if trouble is not None:
-        raise BenchError(trouble)
-    try:
-        binary = embedded.find_binary()
-        nats_port, port, admin = free_ports(3)
-    except OSError as error:
-        raise BenchError(str(error)) from error
-    all_cpus = cpus()
-    edge_cpus, load_cpus = (all_cpus[:1], all_cpus[1:]) if len(all_cpus) > 1 else ([], all_cpus)
-    url = f"nats://{HOST}:{nats_port}"
-    with ExitStack() as stack:
-        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="roomcast-bench-")))
-        stack.callback(pin, all_cpus)
-        pin(load_cpus)
-        config = embedded.write_configs(directory, [nats_port])[0]
-        server = stack.enter_context(_Process("NATS", [binary, "-c", str(config)], directory))
-        server.wait(ready.wait_nats([url]))
-        command = [sys.executable, "-m", "roomcast", "edge", "--nats", url, "--client-rooms", "bench-*"]
-        command += ["--listen", f"{HOST}:{port}", "--admin", f"{HOST}:{admin}"]
-        pin(edge_cpus)
-        edge = stack.enter_context(_Process("the edge", command, directory))
-        pin(load_cpus)
-        edge.wait(ready.wait_edge(port, admin))
-        yield System(url, "bus", [Target(HOST, port)], [f"http://{HOST}:{admin}"], True, edge_cpus, load_cpus)
-
-
-class _Process:
-    """A process whose output goes to a file; ended when the context is left."""
-
-    def __init__(self, name: str, command: Sequence[str], directory: Path) -> None:
-        self._name = name
-        self._log = directory / f"{name.rpartition(' ')[2]}.log"
-        environment = {key: value for key, value in os.environ.items() if not key.startswith(("ROOMCAST_", "NATS_"))}
-        with self._log.open("wb") as output:
-            self._process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment, process_group=0
-            )
-
-    def __enter__(self) -> _Process:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._process.terminate()
-        try:
-            self._process.wait(STOP_WITHIN)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-
-    def wait(self, until_ready: object) -> None:
-        """Wait until it is ready; :class:`BenchError` with its last words when it is not in time, or dies."""
-        assert asyncio.iscoroutine(until_ready), "a coroutine of roomcast.commands.ready"
-
-        async def watched() -> None:
-            waiting = asyncio.ensure_future(until_ready)
-            while not waiting.done() and self._process.poll() is None:
-                await asyncio.wait({waiting}, timeout=0.1)
-            if waiting.done():
-                waiting.result()
-                return
-            waiting.cancel()
-            await asyncio.wait({waiting})
-            raise TimeoutError(f"{self._name} ended with exit code {self._process.returncode}")
-
-        try:
-            asyncio.run(watched())
-        except TimeoutError as error:
-            words = self._log.read_text(errors="replace").splitlines()[-LAST_WORDS:]
-            raise BenchError(f"{error}; its last words:\n" + "\n".join(f"  {line}" for line in words)) from error

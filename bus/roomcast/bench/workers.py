@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-import signal
 import time
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 from roomcast.bench.connection import Target
 from roomcast.bench.counts import Counts, Opened
 from roomcast.bench.errors import BenchError
+from roomcast.bench.forks import context, end, fork
 from roomcast.bench.histogram import Histogram
 from roomcast.bench.load import Load
 
@@ -20,7 +20,7 @@ ANSWER_WITHIN = 30.0
 """Seconds beyond what a command itself may take."""
 LONGEST_LIFE = 900.0
 """Seconds after which a process of the load ends, whatever its parent does."""
-QUIET = 2.0
+QUIET = 5.0
 """Seconds without a delivery after which no more are waited for."""
 CLOSE_WITHIN = 10.0
 
@@ -33,16 +33,11 @@ class Workers:
     def __init__(self, targets: Sequence[Target], processes: int) -> None:
         self._targets = list(targets)
         self._pipes: list[Connection] = []
-        self._processes: list[multiprocessing.process.BaseProcess] = []
+        self._processes: list[BaseProcess] = []
         self._count = 0
-        context = multiprocessing.get_context("fork")
         for _ in range(processes):
             ours, theirs = context.Pipe()
-            process = context.Process(
-                target=_work, args=(theirs, [*self._pipes, ours], self._targets), name="roomcast bench load"
-            )
-            process.daemon = True
-            process.start()
+            process = fork("load", _work, theirs, [*self._pipes, ours], self._targets)
             theirs.close()
             self._pipes.append(ours)
             self._processes.append(process)
@@ -54,10 +49,7 @@ class Workers:
         for pipe in self._pipes:
             pipe.close()
         for process in self._processes:
-            process.join(2.0)
-            if process.is_alive():
-                process.kill()
-                process.join()
+            end(process)
 
     @property
     def size(self) -> int:
@@ -190,9 +182,6 @@ def _parts(count: int, parts: int) -> list[int]:
 
 def _work(control: Connection, inherited: list[Connection], targets: list[Target]) -> None:
     """A process of the load: does what it is told until its parent closes the pipe, or is gone."""
-    for number in (signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)  # the parent ends us
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     for pipe in inherited:  # else our own copy would keep the pipe open behind our parent's death
         pipe.close()
     load = Load(targets, lambda ready: control.send(("progress", ready)))

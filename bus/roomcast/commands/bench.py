@@ -18,7 +18,7 @@ from roomcast.bench.progress import Progress
 from roomcast.bench.report import Result, document, table
 from roomcast.bench.run import Run, Size
 from roomcast.bench.scenarios import SCENARIOS, Scenario
-from roomcast.bench.system import System, running, start_embedded
+from roomcast.bench.system import System, running
 from roomcast.commands.connected import failure
 
 NAMES = [scenario.name for scenario in SCENARIOS]
@@ -108,6 +108,8 @@ def _system(
     if nats:
         yield running(nats, prefix, edges, admins, remote)
     else:
+        from roomcast.bench.embedded import start_embedded  # it leans on other commands: not before all are there
+
         with start_embedded() as system:
             yield system
 

@@ -41,6 +41,15 @@ def _malformed(message: str) -> Refusal:
     return Refusal("bad_request", message, close=CloseCode.PROTOCOL_ERROR)
 
 
+def _utf8(text: bytes) -> bytes:
+    """The same, once it is known that it may be said back in a text frame."""
+    try:
+        text.decode()
+    except UnicodeDecodeError:
+        raise Refusal("bad_request", "a text message is UTF-8", close=CloseCode.NOT_UTF8) from None
+    return text
+
+
 class SocketIoDialect:
     """See :class:`roomcast_edge.dialects.Dialect`."""
 
@@ -68,6 +77,8 @@ class SocketIoDialect:
             return _http_error(5, "Unsupported protocol version", origin)
         if query.get("transport", [""])[0] != "websocket":
             return _http_error(0, "Transport unknown", origin)
+        if "sid" in query:
+            return _http_error(1, "Session ID unknown", origin)
         return None
 
     def opening(self) -> bytes:
@@ -116,7 +127,7 @@ class SocketIoDialect:
         if kind == b"3":
             return None
         if kind == b"2":
-            return Say(text_frame(b"3" + text[1:]))
+            return Say(text_frame(b"3" + _utf8(text[1:])))
         if kind == b"1":
             return Leave(for_good=False)
         raise _malformed("not a packet of Engine.IO 4")
@@ -126,6 +137,8 @@ class SocketIoDialect:
         if found is None:
             raise _malformed("not a packet of Socket.IO 5")
         kind, data = found["kind"], found["data"]
+        if (kind in b"56") != (found["attachments"] is not None):
+            raise _malformed("binary packets, and no others, have a number of attachments")
         namespace = found["namespace"] or b"/"
         reply_id = int(found["id"]) if found["id"] is not None else None
         if kind == b"0":
@@ -137,7 +150,7 @@ class SocketIoDialect:
         if kind == b"2":
             return _event(data, reply_id)
         if kind in b"56":
-            return _binary(found["attachments"], reply_id if kind == b"5" else None)
+            return _binary(int(found["attachments"]), reply_id if kind == b"5" else None)
         if kind == b"3":
             raise _malformed("nothing was asked that this acknowledges")
         raise _malformed("CONNECT_ERROR is not for clients to send")
@@ -146,7 +159,7 @@ class SocketIoDialect:
 def _connect(namespace: bytes, data: bytes) -> Decoded:
     if namespace.partition(b"?")[0] != b"/":
         body = orjson.dumps({"message": "Invalid namespace"})
-        return Say(text_frame(b"44%b,%b" % (namespace, body)))
+        return Say(text_frame(b"44%b,%b" % (_utf8(namespace), body)))
     auth = _loads(data) if data else {}
     if not isinstance(auth, dict):
         raise _malformed("the data of CONNECT must be an object")
@@ -160,8 +173,7 @@ def _event(data: bytes, reply_id: int | None) -> Emit:
     return Emit(args[0], tuple(args[1:]), reply_id)
 
 
-def _binary(attachments: bytes | None, reply_id: int | None) -> Attachments:
-    count = int(attachments) if attachments is not None else 0
+def _binary(count: int, reply_id: int | None) -> Attachments:
     if count > MAX_ATTACHMENTS:
         raise _malformed(f"at most {MAX_ATTACHMENTS} attachments")
     message = "binary data is not understood; send text, base64 for example"
@@ -172,6 +184,7 @@ def _loads(data: bytes) -> Any:
     try:
         return orjson.loads(data)
     except orjson.JSONDecodeError:
+        _utf8(data)
         raise _malformed("the data of a packet must be JSON") from None
 
 

@@ -1,0 +1,251 @@
+"""Serves a service's handlers on NATS: actions and routes as a micro service, lifecycle events beside it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import signal
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+from nats import micro
+from nats.errors import Error as NatsError
+from nats.micro.request import Request as Message
+from nats.micro.service import Endpoint, Service, ServiceConfig
+
+from roomcast.envelope import encode_data, error_body, error_headers
+from roomcast.handlers import BadRequest, Handler, Inputs, Request, ServiceFault
+from roomcast.membership import Socket, parse_socket
+from roomcast.names import Subjects, encode_room
+from roomcast.nats_client import MendedClient
+from roomcast.routes import Route
+
+log = logging.getLogger("roomcast")
+
+REPLY_LIMIT = 1 << 20
+UNDER_WAY = 500
+"""Requests that one service works on at once; more wait in NATS's client."""
+DRAIN_SECONDS = 10.0
+
+Default = Callable[[Any], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class _Served:
+    """One handler and where it listens."""
+
+    name: str
+    tokens: str
+    handler: Handler
+    inputs: Inputs
+    route: Route | None = None
+
+
+class Serving:
+    """The handlers of one Bus, and their life on NATS."""
+
+    def __init__(
+        self, client: MendedClient, subjects: Subjects, name: str, version: str, default: Default | None
+    ) -> None:
+        self._client = client
+        self._subjects = subjects
+        self._name = name
+        self._version = version
+        self._default = default
+        self._served: dict[str, _Served] = {}
+        self._events: dict[str, list[Handler]] = {}
+        self._service: Service | None = None
+        self._listening: list[Any] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._places = asyncio.Semaphore(UNDER_WAY)
+
+    # -- registering -------------------------------------------------------------------------------------------------
+
+    def action(self, name: str, handler: Handler) -> None:
+        """Answer clients that emit this event. ``ValueError``: a bad name, or one that is served already."""
+        tokens = f"action.{encode_room(name, 'an action name')}"
+        self._add(_Served(name.replace(".", "-"), tokens, handler, Inputs(handler)))
+
+    def route(self, text: str, handler: Handler) -> None:
+        """Answer requests of clients that have methods and paths. ``ValueError`` as for :meth:`action`."""
+        route = Route.parse(text)
+        name = "-".join([route.method, *(segment.lstrip(":") or "root" for segment in route.segments)])
+        self._add(_Served(name, f"route.{route.tokens()}", handler, Inputs(handler), route))
+
+    def on_event(self, event: str, handler: Handler) -> None:
+        """Be told of every connect or disconnect, once among the copies of this service."""
+        self._events.setdefault(event, []).append(handler)
+
+    def _add(self, served: _Served) -> None:
+        if self._service is not None:
+            raise RuntimeError("register handlers before serving")
+        if served.tokens in self._served:
+            raise ValueError(f"{served.tokens!r} is served already")
+        self._served[served.tokens] = served
+
+    # -- serving -----------------------------------------------------------------------------------------------------
+
+    async def serve(self) -> None:
+        """Serve until SIGTERM or SIGINT, then finish what is under way."""
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        numbers = (signal.SIGTERM, signal.SIGINT)
+        for number in numbers:
+            loop.add_signal_handler(number, stop.set)
+        try:
+            async with self.serving():
+                await stop.wait()
+        finally:
+            for number in numbers:
+                loop.remove_signal_handler(number)
+
+    @asynccontextmanager
+    async def serving(self) -> AsyncIterator[None]:
+        """Serve while the block runs."""
+        await self._start()
+        try:
+            yield
+        finally:
+            await self._stop()
+
+    async def _start(self) -> None:
+        if self._service is not None:
+            raise RuntimeError("this bus is serving already")
+        config = ServiceConfig(name=self._name, version=self._version, metadata={"prefix": self._subjects.prefix})
+        self._service = await micro.add_service(self._client, config)
+        for served in self._served.values():
+            await self._service.add_endpoint(
+                name=_endpoint_name(served.name),
+                subject=f"{self._subjects.prefix}.{served.tokens}",
+                handler=self._taker(served),
+            )
+        for event, handlers in self._events.items():
+            subject = f"{self._subjects.prefix}.event.{event}"
+            self._listening.append(
+                await self._client.subscribe(subject, queue=self._name, cb=self._teller(event, handlers))
+            )
+        await self._client.flush()
+
+    async def _stop(self) -> None:
+        service, self._service = self._service, None
+        try:
+            if service is not None and self._client.is_connected:
+                await service.stop()
+                for subscription in self._listening:
+                    await subscription.unsubscribe()
+        except NatsError as error:
+            log.warning("stopped serving without a word to NATS: %s", error)
+        self._listening.clear()
+        if self._tasks:
+            _, late = await asyncio.wait(self._tasks, timeout=DRAIN_SECONDS)
+            for task in late:
+                task.cancel()
+
+    # -- one request -------------------------------------------------------------------------------------------------
+
+    def _taker(self, served: _Served) -> Callable[[Message], Awaitable[None]]:
+        async def take(message: Message) -> None:
+            tokens = message.subject.removeprefix(f"{self._subjects.prefix}.")
+            if served.route is not None and self._meant(tokens) is not served:
+                return  # the more literal route of this service has its own copy
+            await self._places.acquire()
+            self._spawn(self._work(served, tokens, message))
+
+        return take
+
+    def _meant(self, tokens: str) -> _Served | None:
+        path = tokens.removeprefix("route.")
+        matching = [each for each in self._served.values() if each.route is not None and each.route.covers(path)]
+        return min(matching, key=lambda each: each.route.rank if each.route else (), default=None)
+
+    async def _work(self, served: _Served, tokens: str, message: Message) -> None:
+        began = time.perf_counter_ns()
+        failure = ""
+        try:
+            payload = await self._answer(served, tokens, message.data)
+            self._reply(message, payload)
+        except ServiceFault as fault:
+            failure = f"{fault.code}: {fault}"
+            self._refuse(message, fault.code, str(fault))
+        except Exception:
+            mark = secrets.token_hex(4)
+            failure = f"internal: {mark}"
+            log.exception("the handler of %s failed [%s]", tokens, mark)
+            self._refuse(message, "internal", f"the service failed [{mark}]")
+        finally:
+            self._places.release()
+            self._count(served, began, failure)
+
+    async def _answer(self, served: _Served, tokens: str, data: bytes) -> bytes:
+        try:
+            body = orjson.loads(data) if data else {}
+        except orjson.JSONDecodeError:
+            raise BadRequest("the request is not JSON") from None
+        if not isinstance(body, dict):
+            raise BadRequest("the request must be a JSON object with data and socket")
+        params = served.route.params(tokens.removeprefix("route.")) if served.route is not None else {}
+        request = Request.from_json(body, params)
+        result = await served.handler(request, **served.inputs.read(request))
+        return encode_data(result, self._default, REPLY_LIMIT)
+
+    def _reply(self, message: Message, payload: bytes, headers: bytes = b"") -> None:
+        if message._msg.reply and self._client.is_connected:
+            self._client.send(message._msg.reply, payload, "", headers)
+
+    def _refuse(self, message: Message, code: str, text: str) -> None:
+        self._reply(message, error_body(code, text), error_headers(code, text))
+
+    def _count(self, served: _Served, began: int, failure: str) -> None:
+        # NATS's own statistics: the micro service counted the request when it was taken, not when it was done.
+        endpoint = self._endpoint(served)
+        if endpoint is None:
+            return
+        endpoint._processing_time += time.perf_counter_ns() - began
+        endpoint._average_processing_time = endpoint._processing_time // max(1, endpoint._num_requests)
+        if failure:
+            endpoint._num_errors += 1
+            endpoint._last_error = failure  # type: ignore[assignment]
+
+    def _endpoint(self, served: _Served) -> Endpoint | None:
+        endpoints = self._service._endpoints if self._service is not None else ()
+        subject = f"{self._subjects.prefix}.{served.tokens}"
+        return next((each for each in endpoints if each._subject == subject), None)
+
+    # -- lifecycle ---------------------------------------------------------------------------------------------------
+
+    def _teller(self, event: str, handlers: list[Handler]) -> Callable[[Any], Awaitable[None]]:
+        async def tell(message: Any) -> None:
+            try:
+                body = orjson.loads(message.data)
+                socket = parse_socket({"socket": body})
+            except (orjson.JSONDecodeError, KeyError, TypeError):
+                socket = None
+            if socket is None:
+                log.warning("a %s event is not understood", event)
+                return
+            for handler in handlers:
+                arguments = (socket,) if event == "connect" else (socket, str(body.get("reason", "")))
+                self._spawn(self._tell(handler, event, arguments))
+
+        return tell
+
+    async def _tell(self, handler: Handler, event: str, arguments: tuple[Socket | str, ...]) -> None:
+        try:
+            await handler(*arguments)
+        except Exception:
+            log.exception("a handler of %s events failed", event)
+
+    def _spawn(self, work: Any) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def _endpoint_name(name: str) -> str:
+    """A name that NATS allows for an endpoint."""
+    return "".join(letter if letter.isascii() and (letter.isalnum() or letter in "-_") else "_" for letter in name)

@@ -1,0 +1,305 @@
+"""Records: every write a compare-and-set, one under way per socket; what is refused is undone, what is taken is left."""
+
+from __future__ import annotations
+
+import asyncio
+
+import orjson
+import pytest
+
+from roomcast.membership import Change
+from roomcast_edge import keeper as keeper_module
+from roomcast_edge.closing import CloseCode
+from roomcast_edge.keeper import Elsewhere
+from roomcast_edge.kv import KvUnavailable
+from roomcast_edge.records import Record
+from roomcast_edge.socket import EdgeSocket, Fate
+from support.until import until
+from support.workbench import TTL, Workbench, workbench
+
+
+@pytest.fixture
+async def bench(nats, prefix, monkeypatch):
+    """A workbench whose changes wait only a moment for a bucket that refuses."""
+    monkeypatch.setattr(keeper_module, "SAVE_PATIENCE", 0.3)
+    async with workbench(nats.url, prefix) as bench:
+        yield bench
+
+
+def join(bench: Workbench, socket: EdgeSocket, *rooms: str) -> asyncio.Future[None]:
+    """A single change; done when the record has it."""
+    _, saved = bench.membership.change(socket, Change(join=rooms))
+    assert saved is not None, "there is something to write"
+    return saved
+
+
+def leave(bench: Workbench, socket: EdgeSocket, *rooms: str) -> asyncio.Future[None]:
+    """As :func:`join`."""
+    _, saved = bench.membership.change(socket, Change(leave=rooms))
+    assert saved is not None, "there is something to write"
+    return saved
+
+
+async def outcomes(*futures: asyncio.Future[None]) -> list[type | None]:
+    """The kinds of errors with which changes ended; None for those that are acknowledged."""
+    results = await asyncio.gather(*futures, return_exceptions=True)
+    return [type(result) if isinstance(result, BaseException) else None for result in results]
+
+
+async def overwrite(bench: Workbench, socket: EdgeSocket, **fields: object) -> None:
+    """Write the record as another edge would."""
+    entry = await bench.bucket.get(f"socket.{socket.id}")
+    body = {**orjson.loads(entry.value), **fields}
+    await bench.bucket.put(f"socket.{socket.id}", orjson.dumps(body), expect=None, ttl=TTL)
+
+
+# -- writing -------------------------------------------------------------------------------------------------------
+
+
+async def test_a_change_is_acknowledged_when_the_record_has_it(bench):
+    socket = await bench.socket("a")
+    await join(bench, socket, "b", "c")
+    await leave(bench, socket, "a")
+    record = await bench.record(socket)
+    assert (record.rooms, record.owner) == ({"b", "c"}, bench.edge)
+    assert socket.revision == (await bench.bucket.get(f"socket.{socket.id}")).revision
+
+
+async def test_changes_while_a_write_is_under_way_share_the_next_one(bench):
+    socket = await bench.socket()
+    del bench.bucket.puts[:]
+    bench.bucket.free.clear()
+    first = join(bench, socket, "r0")
+    await until(lambda: bench.bucket.puts, what="the first write is under way")
+    more = [join(bench, socket, f"r{n}") for n in range(1, 20)]
+    more.append(leave(bench, socket, "r5"))
+    bench.bucket.free.set()
+    await asyncio.gather(first, *more)
+    assert len(bench.bucket.puts) == 2, "the first, and one for all that came meanwhile"
+    assert (await bench.record(socket)).rooms == {f"r{n}" for n in range(20)} - {"r5"}
+
+
+async def test_many_sockets_write_at_once(bench):
+    sockets = await asyncio.gather(*[bench.socket() for _ in range(300)])
+    await asyncio.gather(*[join(bench, socket, "a", f"own-{n}") for n, socket in enumerate(sockets)])
+    records = await asyncio.gather(*[bench.record(socket) for socket in sockets])
+    assert [record.rooms for record in records] == [{"a", f"own-{n}"} for n in range(300)]
+
+
+async def test_a_write_whose_acknowledgement_was_lost_is_recognised(bench):
+    socket = await bench.socket("a")
+    bench.bucket.silent = 1
+    await asyncio.gather(join(bench, socket, "b"))
+    await leave(bench, socket, "a")
+    assert (await bench.record(socket)).rooms == {"b"}
+    assert socket.id not in bench.ended
+
+
+async def test_changes_made_after_a_lost_acknowledgement_and_moves_between_stay(bench):
+    """What is in memory is newer than what an unheard write of our own has left in the bucket."""
+    socket = await bench.socket()
+    bench.bucket.silent = 1
+    first = join(bench, socket, "a")
+    await until(lambda: not bench.bucket.silent, what="it is stored without a word")
+    second = join(bench, socket, "source")
+    await bench.move("source", join=("target",))
+    await bench.follower.read_to_end()
+    await asyncio.gather(first, second)
+    assert socket.rooms == {"a", "source", "target"}, "the move met a member whose change was still unsaved"
+    assert await bench.resumable(socket) == {"a", "source", "target"}
+
+
+# -- what the bucket refuses ---------------------------------------------------------------------------------------
+
+
+async def test_a_refused_change_is_undone(bench):
+    socket = await bench.socket("a", "b")
+    bench.bucket.refusing = True
+    assert await outcomes(join(bench, socket, "c"), leave(bench, socket, "a")) == [KvUnavailable, KvUnavailable]
+    assert socket.rooms == {"a", "b"}
+    assert bench.members("c") == set()
+    bench.bucket.refusing = False
+    await join(bench, socket, "d")
+    assert (await bench.record(socket)).rooms == {"a", "b", "d"}, "and does not appear later"
+
+
+async def test_changes_that_come_while_one_is_being_refused_share_its_fate(bench):
+    socket = await bench.socket("a")
+    bench.bucket.refusing = True
+    first = join(bench, socket, "b")
+    later: list[asyncio.Future[None]] = []
+
+    async def meanwhile() -> None:
+        n = 0
+        while not first.done():
+            later.append(join(bench, socket, f"r{n}"))
+            changed, saved = bench.membership.change(socket, Change(join=("b",)))
+            if saved is not None:
+                assert not changed, "it is there already"
+                later.append(saved)
+            n += 1
+            await asyncio.sleep(0.01)
+
+    await meanwhile()
+    bench.bucket.refusing = False
+    told = await outcomes(first, *later)
+    await bench.keeper.settled()
+    assert told[0] is KvUnavailable
+    rooms = (await bench.record(socket)).rooms
+    assert rooms == socket.rooms, "memory and record agree"
+    assert set(told[:-2]) == {KvUnavailable}, "nobody is told that it is done when it was undone"
+    assert "b" not in rooms or told[-1] is None
+
+
+async def test_a_change_of_which_nobody_knows_is_told_so_and_written_later(bench):
+    socket = await bench.socket("a")
+    bench.bucket.silent = 1
+    bench.bucket.refusing = False
+    saved = join(bench, socket, "b")
+    await until(lambda: not bench.bucket.silent, what="it is stored without a word")
+    bench.bucket.refusing = True
+    assert await outcomes(saved) == [TimeoutError]
+    assert socket.rooms == {"a", "b"}, "it may have been stored, so it stays"
+    assert bench.keeper.lagging == 1, "and is written again"
+    bench.bucket.refusing = False
+    await bench.keeper.save(socket)
+    assert (await bench.record(socket)).rooms == {"a", "b"}
+
+
+async def test_the_end_of_a_connection_is_written_though_a_change_before_it_is_refused(bench):
+    socket = await bench.socket("a")
+    bench.bucket.refusing = True
+    change = join(bench, socket, "b")
+    away = bench.membership.remove(socket, Fate.AWAY)
+    await asyncio.sleep(keeper_module.SAVE_PATIENCE * 2)
+    bench.bucket.refusing = False
+    assert await outcomes(change, away) == [None, None], "who waited that long is told the truth"
+    record = await bench.record(socket)
+    assert (record.owner, record.rooms) == (None, {"a", "b"})
+
+
+# -- other edges ---------------------------------------------------------------------------------------------------
+
+
+async def test_a_socket_that_another_edge_has_taken_up_is_closed_here(bench):
+    socket = await bench.socket("a")
+    await overwrite(bench, socket, owner="another1", rooms=["theirs"])
+    assert await outcomes(join(bench, socket, "b")) == [Elsewhere]
+    assert bench.ended == {socket.id: CloseCode.REPLACED}
+    await bench.keeper.settled()
+    record = await bench.record(socket)
+    assert (record.owner, record.rooms) == ("another1", {"theirs"}), "a takeover is not erased"
+
+
+async def test_a_socket_that_was_taken_up_and_left_elsewhere_has_the_rooms_of_there(bench):
+    """A cut-off edge comes back to a socket whose client has been on another edge and is away again."""
+    socket = await bench.socket("a")
+    await overwrite(bench, socket, owner=None, rooms=["theirs"])
+    await join(bench, socket, "b")
+    assert socket.rooms == {"theirs", "b"}
+    assert bench.members("a") == set()
+    assert (await bench.record(socket)).owner == bench.edge
+
+
+async def test_a_socket_whose_record_has_expired_is_sent_away(bench):
+    socket = await bench.socket("a")
+    await bench.bucket.purge(f"socket.{socket.id}", expect=socket.revision)
+    assert await outcomes(join(bench, socket, "b")) == [Elsewhere]
+    assert bench.ended == {socket.id: CloseCode.LOST_PLACE}
+    await bench.keeper.settled()
+    assert await bench.record(socket) is None
+
+
+async def test_a_release_ends_the_writing_here(bench):
+    socket = await bench.socket("a")
+    bench.bucket.free.clear()
+    under_way = join(bench, socket, "b")
+    await until(lambda: bench.bucket.puts, what="a write is under way")
+    waiting = join(bench, socket, "c")
+    bench.membership.release(socket)
+    await overwrite_freely(bench, socket, owner="another1")
+    bench.bucket.free.set()
+    assert await outcomes(under_way, waiting) == [Elsewhere, Elsewhere], "neither is told that it is done"
+    assert (await bench.record(socket)).rooms == {"a"}
+    assert bench.ended == {socket.id: CloseCode.REPLACED}
+
+
+async def overwrite_freely(bench: Workbench, socket: EdgeSocket, **fields: object) -> None:
+    """As :func:`overwrite`, past the held writes of this edge."""
+    free, bench.bucket.free = bench.bucket.free, asyncio.Event()
+    bench.bucket.free.set()
+    await overwrite(bench, socket, **fields)
+    bench.bucket.free = free
+
+
+# -- the end -------------------------------------------------------------------------------------------------------
+
+
+async def test_moves_after_a_socket_has_left_are_left_to_whoever_takes_it_up(bench):
+    """Its last write waits; the moves that this edge applies meanwhile do not reach it any more."""
+    socket = await bench.socket("a")
+    other = await bench.socket("a")
+    bench.bucket.free.clear()
+    away = bench.membership.remove(socket, Fate.AWAY)
+    bench.bucket.free.set()
+    sequence = await bench.move("a", join=("b",))
+    await bench.follower.read_to_end()
+    await away
+    assert other.rooms == {"a", "b"}
+    record = await bench.record(socket)
+    assert "b" in record.rooms or record.applied < sequence
+    assert await bench.resumable(socket) == {"a", "b"}
+
+
+async def test_moves_while_the_last_write_is_held_are_not_claimed_by_it(bench):
+    socket = await bench.socket("a")
+    bench.bucket.refusing = True
+    away = bench.membership.remove(socket, Fate.AWAY)
+    bench.bucket.refusing = False
+    free, bench.bucket.free = bench.bucket.free, asyncio.Event()  # the record's write waits, the move's does not
+    await until(lambda: f"socket.{socket.id}" in bench.bucket.puts[1:], what="the last write waits")
+    held, bench.bucket.free = bench.bucket.free, free
+    sequence = await bench.move("a", join=("b",))
+    await bench.follower.read_to_end()
+    held.set()
+    await away
+    assert (await bench.record(socket)).applied < sequence
+    assert await bench.resumable(socket) == {"a", "b"}
+
+
+async def test_a_socket_that_is_gone_leaves_no_record(bench):
+    socket = await bench.socket("a")
+    await bench.membership.remove(socket, Fate.GONE)
+    assert await bench.record(socket) is None
+    assert bench.membership.remove(socket, Fate.AWAY) is None, "twice is no error"
+
+
+async def test_a_record_that_lags_behind_moves_is_brought_up_by_its_reader(bench):
+    socket = await bench.socket("a")
+    await bench.move("a", join=("b",))
+    await bench.move("b", join=("c",), leave=("a",))
+    await bench.follower.read_to_end()
+    assert bench.keeper.lagging == 1
+    assert (await bench.record(socket)).rooms == {"a"}, "a move writes no record"
+    assert await bench.resumable(socket) == socket.rooms == {"b", "c"}
+    await bench.keeper.save(socket)
+    assert (await bench.record(socket)).rooms == {"b", "c"}
+
+
+async def test_fields_of_a_later_version_are_kept_over_rewrites(bench):
+    socket = await bench.socket("a")
+    await overwrite(bench, socket, owner=None, colour={"deep": ["blue"]})
+    await join(bench, socket, "b")
+    await leave(bench, socket, "a")
+    body = orjson.loads((await bench.bucket.get(f"socket.{socket.id}")).value)
+    assert body["colour"] == {"deep": ["blue"]}
+    assert Record.from_json(orjson.dumps(body)).rooms == {"b"}
+
+
+async def test_a_record_of_an_unknown_version_is_not_overwritten(bench):
+    socket = await bench.socket("a")
+    await overwrite(bench, socket, v=2)
+    assert await outcomes(join(bench, socket, "b")) == [KvUnavailable]
+    body = orjson.loads((await bench.bucket.get(f"socket.{socket.id}")).value)
+    assert (body["v"], body["rooms"]) == (2, ["a"])
+    assert socket.rooms == {"a"}, "what is not written is undone"

@@ -1,0 +1,39 @@
+"""The npm packages of the conformance tests: installed once, from the lock file, by whichever worker comes first."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+HOME = Path(__file__).parent.parent / "conformance"
+MODULES = HOME / "node_modules"
+
+
+def installed() -> Path:
+    """``node_modules`` as the lock file says. Skips where there is no Node; where CI runs, that is a failure."""
+    for program in ("node", "npm"):
+        if shutil.which(program) is None:
+            missing(f"{program} is not installed: the tests with the real socket.io-client cannot run")
+    stamp = MODULES / ".installed"
+    wanted = hashlib.sha256((HOME / "package-lock.json").read_bytes()).hexdigest()
+    with (HOME / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not stamp.is_file() or stamp.read_text() != wanted:
+            command = ["npm", "ci", "--no-audit", "--no-fund", "--ignore-scripts"]
+            done = subprocess.run(command, cwd=HOME, capture_output=True, text=True, timeout=150)
+            assert done.returncode == 0, f"npm ci failed:\n{done.stdout}{done.stderr}"
+            stamp.write_text(wanted)
+    return MODULES
+
+
+def missing(what: str) -> None:
+    """Skip for what this machine lacks; CI lacks nothing, so fail there."""
+    if os.environ.get("CI") == "true":
+        pytest.fail(what, pytrace=False)
+    pytest.skip(what)
