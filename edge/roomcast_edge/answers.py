@@ -14,6 +14,7 @@ from roomcast.errors import BusTimeout, BusUnavailable, RemoteError
 from roomcast.nats_client import MendedClient
 from roomcast_edge.keeper import Elsewhere
 from roomcast_edge.kv import KvRefused, KvUnavailable
+from roomcast_edge.records import UnknownVersion
 
 log = logging.getLogger("roomcast.edge")
 
@@ -58,6 +59,8 @@ def error_of(error: BaseException) -> tuple[str, str]:
         return "too_large", str(error)
     if isinstance(error, KvUnavailable | BusUnavailable | nats_errors.Error):
         return ("timeout" if "unknown" in str(error) else "unavailable"), str(error) or "NATS is away"
+    if isinstance(error, UnknownVersion):
+        return "unavailable", str(error)  # an edge of that version can
     if isinstance(error, TimeoutError | BusTimeout):
         return "timeout", str(error) or "no answer in time; whether it was done is unknown"
     if isinstance(error, RemoteError):

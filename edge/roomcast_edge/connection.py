@@ -150,6 +150,7 @@ class Connection(asyncio.Protocol):
 
     def _on_request(self, request: Request) -> None:
         answer = self._listener.answer(self._ws, request)
+        request.headers.clear()  # the parser keeps the request for as long as the connection lives: 2 KiB of it
         self._ws.send_response(answer.response)
         if answer.handshake is None:
             self._listener.metrics.handshakes[answer.outcome] += 1

@@ -101,6 +101,8 @@ class Coordinator:
 
     async def _change_absent(self, name: str, record: Record, change: Change, deadline: float) -> dict[str, Any]:
         """Nobody holds the socket now: the log of moves holds the change until it is back."""
+        if not await self._workshop.in_step(deadline):  # an acknowledged change may be in a part not read yet
+            raise Refused("unavailable", "this edge is catching up with the log of moves; nothing was done")
         await self._workshop.follower.bring_up_to_date(name, record)
         if record.disconnect is not None:
             raise Refused("not_found", f"no socket has the id {name!r}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -29,6 +30,15 @@ class Workshop:
         self._sessions = sessions
         self._gate = gate
         self.follower = membership.follower
+
+    async def in_step(self, deadline: float) -> bool:
+        """Wait, until ``deadline`` (``time.monotonic``), to be in step with the log; whether that came about."""
+        try:
+            async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
+                await self._gate.wait()
+        except TimeoutError:
+            return False
+        return True
 
     def holds(self, name: str) -> bool:
         """Whether a socket is here, or about to be."""

@@ -14,6 +14,7 @@ from support.bucket import bucket_view
 from support.chaos import LONG, Progress, seeded
 from support.edges import EdgeProcess
 from support.nats_servers import NatsCluster, NatsServer
+from support.proxy import StallProxy
 from support.until import until
 from support.websocket_client import Client
 from support.workload import Kept, Workload
@@ -40,29 +41,21 @@ async def leader_of(cluster: NatsCluster, prefix: str) -> NatsServer:
     return await until(lambda: cluster.leader_of(f"KV_{prefix}"), 15, "the stream has a leader")
 
 
-async def strike(what: str, node: NatsServer) -> None:
-    """Do to a node what is told by name."""
-    await asyncio.to_thread({"kill": node.kill, "stop": node.stop, "stall": node.stall}[what])
-
-
-async def recovery(cluster: NatsCluster, load: Workload, what: str, node: NatsServer, whose: str) -> str:
+async def recovery(load: Workload, name: str, strike: Callable[[], object], heal: Callable[[], object]) -> str:
     """Strike, wait until everything flows again, heal, and tell how long it took. Fails above the limits."""
     mark = len(load.failures)
     began = time.monotonic()
-    await strike(what, node)
-    await until(lambda: load.flows(began), 25, f"casts and changes flow after {what} of {whose}")
+    await asyncio.to_thread(strike)
+    await until(lambda: load.flows(began), 25, f"casts and changes flow after {name}")
     flows = time.monotonic()
-    await asyncio.to_thread(cluster.heal)
+    await asyncio.to_thread(heal)
     healed = time.monotonic()
-    await until(lambda: load.flows(healed), 20, f"casts and changes flow after {whose} is back")
+    await until(lambda: load.flows(healed), 20, f"casts and changes flow after the end of {name}")
     lost = [number for number in load.lost(began) if load.sent[number] < healed]
     silent = max((load.sent[number] for number in lost), default=began) - began
     failing = max((at for at, _ in load.failures[mark:] if at < flows), default=began) - began
     kinds = sorted({error.partition(":")[0] for _, error in load.failures[mark:]})
-    note = (
-        f"{what} {whose} ({node.name}): casts after {silent:.1f} s ({len(lost)} lost), "
-        f"changes after {failing:.1f} s, errors {kinds}"
-    )
+    note = f"{name}: casts after {silent:.1f} s ({len(lost)} lost), changes after {failing:.1f} s, errors {kinds}"
     print(note)
     assert silent < CASTS_WITHIN, note
     assert failing < CHANGES_WITHIN, note
@@ -99,7 +92,9 @@ async def test_nothing_acknowledged_is_lost_while_nodes_die_and_come_back(cluste
             await until(lambda: load.flows(0.0), 15, "everything flows at first")
             for number, (what, whose) in enumerate(strikes):
                 node = await leader_of(cluster, prefix) if whose not in finders else finders[whose]()
-                progress.at(number + 1, await recovery(cluster, load, what, node, whose))
+                strike = {"kill": node.kill, "stop": node.stop, "stall": node.stall}[what]
+                note = await recovery(load, f"{what} {whose} ({node.name})", strike, cluster.heal)
+                progress.at(number + 1, note)
         assert all(client.close_code is None for _, client in clients), "no client has noticed"
         await load.check()
         assert {edge for edge in load.last_change if edge != "move"} == {edge.id for edge in edges}
@@ -111,3 +106,24 @@ async def test_nothing_acknowledged_is_lost_while_nodes_die_and_come_back(cluste
                 f"edge.{edge.id}" for edge in sorted(edges, key=lambda edge: edge.id)
             ]
         await asyncio.gather(*[client.close() for _, client in clients])
+
+
+async def test_an_edge_that_is_partitioned_from_its_node_goes_to_another(prefix, start_edge):
+    """The node lives, and so does the edge; what lies between them lets nothing pass, and says nothing."""
+    with NatsCluster(advertise=False) as cluster:
+        urls = cluster.urls
+        async with StallProxy(urls[0]) as proxy, Bus.connect(urls[2], prefix=prefix) as bus:
+            edges = [await start_edge([proxy.url, urls[1]], kv_replicas=3), await start_edge([urls[1]])]
+            clients = [(edge, await Client.open(edge.url)) for edge in edges for _ in range(CLIENTS)]
+            async with Workload(bus, [Kept(client, edge.id) for edge, client in clients], seeded()) as load:
+                await until(lambda: load.flows(0.0), 15, "everything flows at first")
+                loop = asyncio.get_running_loop()
+
+                def stall() -> None:
+                    loop.call_soon_threadsafe(proxy.stall)
+
+                await recovery(load, "partition of the first edge and its node", stall, lambda: None)
+            assert all(client.close_code is None for _, client in clients), "no client has noticed"
+            await load.check()
+            await until(lambda: node_of(cluster, edges[0]).name != "n0", 10, "the node has given the old connection up")
+            await asyncio.gather(*[client.close() for _, client in clients])

@@ -24,4 +24,4 @@ class TestPythonSocketIo(Scenario):
         stage.front.cut()
         await client.sees("connect", 2)
         assert client.id != before
-        assert await stage.bus.rooms(client.id) == []
+        assert await stage.bus.rooms(client.id) == frozenset()

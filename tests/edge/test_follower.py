@@ -8,11 +8,16 @@ import orjson
 import pytest
 
 from roomcast.membership import Change
+from roomcast.names import Subjects
 from roomcast_edge import follower as follower_module
+from roomcast_edge.answers import Refused
 from roomcast_edge.closing import CloseCode
+from roomcast_edge.coordinator import Coordinator
 from roomcast_edge.keeper import Elsewhere
 from roomcast_edge.records import Record
+from roomcast_edge.sessions import Sessions
 from roomcast_edge.socket import EdgeSocket, Fate
+from roomcast_edge.workshop import Workshop
 from support.workbench import TTL, Workbench, workbench
 
 MEMBERS = 40
@@ -214,6 +219,27 @@ async def test_a_move_that_has_ended_is_skipped(bench):
     await bench.follower.read_to_end()
     assert socket.rooms == {"a", "c"}
     assert ended < last == bench.follower.done
+
+
+async def test_a_change_for_a_socket_that_is_away_waits_until_its_edge_is_in_step(bench, prefix):
+    """This edge was cut off while another one made an acknowledged leave: a join is not "there already"."""
+    subjects, gate = Subjects(prefix), asyncio.Event()
+    client, requests = bench.bucket._client, bench.bucket._requests
+    sessions = Sessions(bench.edge, subjects, bench.bucket, requests, bench.membership, bench.metrics)
+    workshop = Workshop(bench.edge, bench.membership, sessions, gate)
+    coordinator = Coordinator(bench.edge, subjects, client, requests, bench.bucket, workshop)
+    await bench.bucket.put(f"edge.{bench.edge}", b"{}", expect=0, ttl=TTL)
+    socket = await bench.socket("a")
+    await bench.membership.remove(socket, Fate.AWAY)
+    await bench.move(socket.id, leave=("a",))
+    join = asyncio.create_task(coordinator.change({"id": socket.id, "join": ["a"]}, ""))
+    with pytest.raises(Refused, match="nothing was done"):
+        await coordinator.change({"id": socket.id, "join": ["a"], "timeout": 0.2}, "")
+    assert not join.done()
+    await bench.follower.read_to_end()
+    gate.set()
+    assert (await join)["changed"] is True
+    assert await bench.resumable(socket) == {"a"}
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Records: every write a compare-and-set, one under way per socket; what is refused is undone, what is taken is left."""
+"""Records: each write a compare-and-set, one under way per socket; refused changes undone, takeovers respected."""
 
 from __future__ import annotations
 
@@ -171,7 +171,7 @@ async def test_the_end_of_a_connection_is_written_though_a_change_before_it_is_r
     bench.bucket.refusing = True
     change = join(bench, socket, "b")
     away = bench.membership.remove(socket, Fate.AWAY)
-    await asyncio.sleep(keeper_module.SAVE_PATIENCE * 2)
+    await until(lambda: len(bench.bucket.puts) > 10, what="it was tried for longer than a change waits")
     bench.bucket.refusing = False
     assert await outcomes(change, away) == [None, None], "who waited that long is told the truth"
     record = await bench.record(socket)

@@ -103,7 +103,7 @@ def slow(run: Run) -> list[Figure]:
             figures = [
                 Figure("stalled", "sockets that do not read", stalled, "sockets"),
                 Figure("closed_as_slow", "  of which closed as too slow", closed, "sockets"),
-                Figure("waiting_bytes", "waiting for the others at the end", waiting / 2**20, "MiB"),
+                Figure("waiting_bytes", "  waiting for the rest at the end", waiting / 2**20, "MiB"),
                 *done.integrity(),
             ]
     return [

@@ -20,6 +20,7 @@ MANY_ROOMS = 50_000
 ROOMS_PER_JOIN = 100
 SMALL_SOCKETS = 10_000
 SMALL_CASTS_PER_SECOND = 20_000
+"""In all, and at most 20 to a socket."""
 SMALL_BATCH = 50
 STORM_SOCKETS = 10_000
 STORM_ROOMS = 3
@@ -107,16 +108,23 @@ def cast_at_random(run: Run, workers: Workers, rooms: Sequence[str], members: in
             numbers[member] += 1
         return b"".join(parts)
 
+    batches_per_second = _small_rate(members) / SMALL_BATCH
+
     def publish(publisher: Publisher, batches: int, tick: Tick) -> Outcome:
         numbers[:] = [FIRST] * members
         workers.count(last_wanted=False)
         before = run.sample()
-        publisher.pace(batches, SMALL_CASTS_PER_SECOND / SMALL_BATCH, batch, tick)
+        publisher.pace(batches, batches_per_second, batch, tick)
         return run.outcome(workers, batches * SMALL_BATCH, before)
 
     with run.publisher() as publisher:
         publish(publisher, WARM_BATCHES, lambda _: None)  # the first casts cost more
         return publish(publisher, -(-casts // SMALL_BATCH), run.tick)
+
+
+def _small_rate(sockets: int) -> int:
+    """Casts a second to small rooms."""
+    return min(SMALL_CASTS_PER_SECOND, 20 * sockets)
 
 
 def _cpu_per_cast(done: Outcome, text: str) -> Figure:
@@ -129,7 +137,7 @@ def small_rooms(run: Run) -> list[Figure]:
     with run.load(sockets) as workers:
         run.open(workers, sockets, run.room("account-{i}"), told=lambda ready: run.tick(ready / sockets / 3))
         rooms = [run.room(f"account-{i}") for i in range(sockets)]
-        casts = int(run.size.seconds * SMALL_CASTS_PER_SECOND)
+        casts = int(run.size.seconds * _small_rate(sockets))
         done = cast_at_random(run, workers, rooms, sockets, casts)
     return [
         Figure("casts_per_cpu_second", "casts per CPU-second", done.counts.deliveries / done.cpu, "1/s"),

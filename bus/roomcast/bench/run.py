@@ -81,8 +81,10 @@ class Outcome:
     def integrity(self) -> list[Figure]:
         """What must be zero, and how busy the load was itself; in the table only where it is not well."""
         busy = self.counts.busy
+        cuts = self.after.since(self.before, "roomcast_nats_reconnects_total")
         return [
             Figure("load_busy", "THE LOAD WAS TOO BUSY: part of a processor", busy, "", shown=busy > TOO_BUSY),
+            Figure("nats_reconnects", "CUT OFF from NATS", cuts, "times", shown=cuts > 0),
             Figure("lost", "LOST", self.lost, "casts", shown=self.lost > 0),
             Figure("gaps", "skipped", self.counts.gaps, "casts", shown=False),
             Figure("duplicates", "TWICE", self.counts.duplicates, "casts", shown=self.counts.duplicates > 0),
