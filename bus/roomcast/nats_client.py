@@ -152,7 +152,10 @@ class MendedClient(Client):
             try:
                 if self._transport.at_eof():
                     raise errors.UnexpectedEOF
-                await self._ps.parse(await self._transport.read(READ_SIZE))
+                data = await self._transport.read(READ_SIZE)
+                if data:  # a sign of life, however many messages stand before the PONG
+                    self._pings_outstanding = 0
+                await self._ps.parse(data)
             except asyncio.CancelledError:
                 return
             except Exception as error:  # anything: a reader that ends without a reconnect leaves the client deaf

@@ -14,7 +14,6 @@ import pytest
 from roomcast import Bus
 from roomcast.demo.service import Chat
 from support.browser import Tab
-from support.npm import installed
 
 PAGE = Path(__file__).with_name("socketio_chat.html")
 
@@ -48,9 +47,9 @@ def served(files: dict[str, tuple[Path, str]]) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def site() -> Iterator[str]:
+def site(node_modules: Path) -> Iterator[str]:
     """The page and the npm package's own bundle."""
-    bundle = installed() / "socket.io-client" / "dist" / "socket.io.min.js"
+    bundle = node_modules / "socket.io-client" / "dist" / "socket.io.min.js"
     files = {"/": (PAGE, "text/html; charset=utf-8"), "/socket.io.min.js": (bundle, "text/javascript")}
     with served(files) as address:
         yield address

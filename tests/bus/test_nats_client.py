@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import statistics
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -301,6 +302,28 @@ async def test_a_stall_is_noticed_in_seconds(nats: NatsServer) -> None:
             assert not client.is_connected
         finally:
             await end(client)
+
+
+async def test_a_client_behind_its_messages_is_not_taken_for_a_stalled_server(nats: NatsServer, prefix: str) -> None:
+    """The PONG stands behind all that the server has sent before: what arrives meanwhile is the sign of life."""
+    count = 3_000
+    recorder, heard = Recorder(), 0
+
+    def slow(*_: object) -> None:
+        nonlocal heard
+        heard += 1
+        until_then = time.perf_counter() + 0.0005
+        while time.perf_counter() < until_then:  # an edge that writes to thousands of sockets
+            pass
+
+    message = b"PUB %b 500\r\n%b\r\n" % (prefix.encode(), b"x" * 500)
+    async with connected(MendedClient, nats.url, recorder, ping_interval=0.05, max_outstanding_pings=2) as client:
+        client.subscribe_light(prefix, slow)
+        await client.flush()
+        async with raw_publisher(nats) as publish:
+            await publish(message * count)
+        await until(lambda: heard == count or recorder.lost, 30, "all is heard, or the connection given up")
+        assert recorder.lost == 0, f"given up after {heard} of {count} messages"
 
 
 async def test_a_publisher_that_waits_for_a_stalled_server_is_told_when_the_connection_ends(nats: NatsServer) -> None:

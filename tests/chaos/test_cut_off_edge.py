@@ -175,6 +175,27 @@ async def _matches(bus: Bus, room: str, count: int) -> bool:
         return False
 
 
+async def test_a_session_that_was_taken_up_while_its_edge_was_cut_off_is_let_go(nats, prefix, start_edge):
+    """Nobody could ask the edge to let go; a note in the log tells it before it delivers anything."""
+    async with StallProxy(nats.url) as proxy, Bus.connect(nats.url, prefix=prefix) as bus:
+        cut_off, other = await start_edge([proxy.url]), await start_edge(nats.urls)
+        client = await Client.open(cut_off.url)
+        await bus.join(client.id, "room")
+        proxy.refuse()
+        proxy.cut()
+        back = await Client.open(other.url, session=client.session)
+        assert (back.id, back.resumed) == (client.id, True)
+        await bus.broadcast("room", "cast", 1)
+        await proxy.accept()
+        assert await client.is_closed(10) == 4503
+        assert client.events == [], "the stale connection hears nothing of it"
+        assert await back.hears_event("cast") == 1
+        await bus.join(back.id, "later")
+        assert await bus.rooms(back.id) == {"room", "later"}
+        assert await bus.count("room") == 1
+        await back.close()
+
+
 async def test_an_edge_that_lost_its_place_in_the_log_sends_its_clients_away(nats, prefix, start_edge, monkeypatch):
     """Moves live for hours; here an edge in this process believes that they live for less than it was cut off."""
     async with StallProxy(nats.url) as proxy, Bus.connect(nats.url, prefix=prefix) as bus:

@@ -217,53 +217,32 @@ async def test_a_release_ends_the_writing_here(bench):
     await until(lambda: bench.bucket.puts, what="a write is under way")
     waiting = join(bench, socket, "c")
     bench.membership.release(socket)
-    await overwrite_freely(bench, socket, owner="another1")
+    bench.bucket.free, held = asyncio.Event(), bench.bucket.free
+    bench.bucket.free.set()
+    await overwrite(bench, socket, owner="another1")  # past the held write of this edge
+    bench.bucket.free = held
     bench.bucket.free.set()
     assert await outcomes(under_way, waiting) == [Elsewhere, Elsewhere], "neither is told that it is done"
     assert (await bench.record(socket)).rooms == {"a"}
     assert bench.ended == {socket.id: CloseCode.REPLACED}
 
 
-async def overwrite_freely(bench: Workbench, socket: EdgeSocket, **fields: object) -> None:
-    """As :func:`overwrite`, past the held writes of this edge."""
-    free, bench.bucket.free = bench.bucket.free, asyncio.Event()
-    bench.bucket.free.set()
-    await overwrite(bench, socket, **fields)
-    bench.bucket.free = free
-
-
 # -- the end -------------------------------------------------------------------------------------------------------
 
 
 async def test_moves_after_a_socket_has_left_are_left_to_whoever_takes_it_up(bench):
-    """Its last write waits; the moves that this edge applies meanwhile do not reach it any more."""
-    socket = await bench.socket("a")
-    other = await bench.socket("a")
-    bench.bucket.free.clear()
-    away = bench.membership.remove(socket, Fate.AWAY)
-    bench.bucket.free.set()
-    sequence = await bench.move("a", join=("b",))
-    await bench.follower.read_to_end()
-    await away
-    assert other.rooms == {"a", "b"}
-    record = await bench.record(socket)
-    assert "b" in record.rooms or record.applied < sequence
-    assert await bench.resumable(socket) == {"a", "b"}
-
-
-async def test_moves_while_the_last_write_is_held_are_not_claimed_by_it(bench):
-    socket = await bench.socket("a")
+    """Its last write comes late; the moves that this edge has applied meanwhile did not reach it any more."""
+    socket, other = await bench.socket("a"), await bench.socket("a")
     bench.bucket.refusing = True
     away = bench.membership.remove(socket, Fate.AWAY)
-    bench.bucket.refusing = False
-    free, bench.bucket.free = bench.bucket.free, asyncio.Event()  # the record's write waits, the move's does not
-    await until(lambda: f"socket.{socket.id}" in bench.bucket.puts[1:], what="the last write waits")
-    held, bench.bucket.free = bench.bucket.free, free
     sequence = await bench.move("a", join=("b",))
     await bench.follower.read_to_end()
-    held.set()
+    assert other.rooms == {"a", "b"}
+    bench.bucket.refusing = False
     await away
-    assert (await bench.record(socket)).applied < sequence
+    record = await bench.record(socket)
+    assert (record.owner, record.rooms) == (None, {"a"})
+    assert record.applied < sequence
     assert await bench.resumable(socket) == {"a", "b"}
 
 

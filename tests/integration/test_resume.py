@@ -83,6 +83,20 @@ async def test_a_socket_is_resumed_again_and_again(bus, edges):
     await client.close()
 
 
+async def test_a_cast_that_is_sent_at_once_after_the_greeting_is_heard(bus, edges):
+    """Its rooms are heard before the session is taken up: NATS knows of them when the client is greeted."""
+    client = await Client.open(edges[0].url)
+    await bus.join(client.id, "room")
+    for number in range(60):
+        client.drop()
+        client = await resumes(client, edges[(number + 1) % 2].url)
+        await bus.broadcast("room", "cast", number)
+        await bus.blast("end", number)
+        await client.hears_that(lambda c=client, n=number: ("end", n) in c.events, what="the end")
+        assert ("cast", number) in client.events, f"round {number}"
+    await client.close()
+
+
 async def test_a_graceful_stop_sends_clients_to_another_edge(bus, edges):
     clients = [await Client.open(edges[0].url) for _ in range(20)]
     for client in clients:

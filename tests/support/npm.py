@@ -16,13 +16,10 @@ MODULES = HOME / "node_modules"
 
 
 def installed() -> Path:
-    """``node_modules`` as the lock file says. Skips where there is no Node; where CI runs, that is a failure."""
-    for program in ("node", "npm"):
-        if shutil.which(program) is None:
-            missing(f"{program} is not installed: the tests with the real socket.io-client cannot run")
+    """``node_modules`` as the lock file says; :func:`need_node` comes before."""
     stamp = MODULES / ".installed"
     wanted = hashlib.sha256((HOME / "package-lock.json").read_bytes()).hexdigest()
-    with (HOME / ".lock").open("w") as lock:
+    with (HOME / "package-lock.json").open() as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not stamp.is_file() or stamp.read_text() != wanted:
             command = ["npm", "ci", "--no-audit", "--no-fund", "--ignore-scripts"]
@@ -32,8 +29,17 @@ def installed() -> Path:
     return MODULES
 
 
+def need_node() -> None:
+    """Skip where there is no Node; where CI runs, that is a failure."""
+    if shutil.which("node") is None or shutil.which("npm") is None:
+        missing("Node and npm are not installed: nothing is tested with the real socket.io-client")
+
+
 def missing(what: str) -> None:
-    """Skip for what this machine lacks; CI lacks nothing, so fail there."""
+    """Skip for what this machine lacks; CI lacks nothing, so fail there.
+
+    Called from ``pytest_runtest_setup`` all skips for one reason are one line of pytest's summary.
+    """
     if os.environ.get("CI") == "true":
         pytest.fail(what, pytrace=False)
     pytest.skip(what)

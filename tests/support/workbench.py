@@ -29,7 +29,7 @@ TTL = 600.0
 
 
 class FaultyBucket(Bucket):
-    """A bucket whose writes can be held, refused, or stored without a word."""
+    """A bucket whose writes of records can be held, refused, or stored without a word."""
 
     def __init__(self, client: MendedClient, requests: Requests, name: str) -> None:
         super().__init__(client, requests, name)
@@ -47,6 +47,8 @@ class FaultyBucket(Bucket):
         return super().put_soon(key, value, expect=expect, ttl=ttl)
 
     async def put(self, key: str, value: bytes, *, expect: int | None, ttl: float, timeout: float | None = None) -> int:
+        if not key.startswith("socket."):
+            return await super().put(key, value, expect=expect, ttl=ttl, timeout=timeout)
         self.puts.append(key)
         await self.free.wait()
         if self.refusing:

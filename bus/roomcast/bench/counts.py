@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from roomcast.bench.frames import Chunk
 from roomcast.bench.histogram import Histogram
 
 
@@ -37,3 +38,19 @@ class Counts:
     """The part of the time for which the busiest process of the load used a processor, 0 to 1."""
     last_at: dict[int, int] = field(default_factory=dict)
     """For each moment of sending (ns), when the last socket had it (ns)."""
+
+    def note(self, chunk: Chunk, now: int, last_wanted: bool) -> None:
+        """Count the casts of a chunk that was read just now (ns), and their latency."""
+        self.deliveries += chunk.casts
+        latency = self.latency
+        for sent, times in chunk.stamps:
+            us = (now - sent) // 1000
+            shift = us.bit_length() - 6  # as Histogram.add, without the calls: this is where the load spends its time
+            if us < 0 or shift > 25:
+                latency.add(us, times)
+            else:
+                latency.counts[us if shift <= 0 else (shift << 5) + (us >> shift)] += times
+                if us > latency.highest:
+                    latency.highest = us
+            if last_wanted:
+                self.last_at[sent] = now

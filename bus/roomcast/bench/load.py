@@ -189,6 +189,7 @@ class Load:
     def pump(self, timeout: float) -> bool:
         """Read what is there, waiting at most ``timeout`` seconds; true when the control pipe has something."""
         conns, known, read, now_ns = self._conns, self._known, os.read, time.time_ns
+        note, last_wanted = self._counts.note, self._last_wanted
         called = False
         for fd, _ in self._epoll.poll(timeout):
             conn = conns.get(fd)
@@ -217,24 +218,8 @@ class Load:
                 self._take(conn, chunk)
                 continue
             conn.next = chunk.last + 1
-            self._note(chunk, now_ns())
+            note(chunk, now_ns(), last_wanted)
         return called
-
-    def _note(self, chunk: Chunk, now: int) -> None:
-        counts = self._counts
-        counts.deliveries += chunk.casts
-        latency = counts.latency
-        for sent, times in chunk.stamps:
-            us = (now - sent) // 1000
-            shift = us.bit_length() - 6  # as Histogram.add, without the calls: this is where the load spends its time
-            if us < 0 or shift > 25:
-                latency.add(us, times)
-            else:
-                latency.counts[us if shift <= 0 else (shift << 5) + (us >> shift)] += times
-                if us > latency.highest:
-                    latency.highest = us
-            if self._last_wanted:
-                counts.last_at[sent] = now
 
     def _slow_path(self, conn: Conn, data: bytes) -> None:
         if data:
@@ -252,7 +237,7 @@ class Load:
                     conn.next = number + 1
                 else:
                     self._counts.duplicates += 1
-            self._note(chunk, time.time_ns())
+            self._counts.note(chunk, time.time_ns(), self._last_wanted)
         for opcode, payload in chunk.others:
             if opcode == PING:
                 self._send(conn, client_frame(0x8A, payload))
