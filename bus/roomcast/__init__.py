@@ -11,20 +11,38 @@ from roomcast.errors import (
     RoomcastError,
     SocketNotFound,
 )
+from roomcast.handlers import (
+    BadRequest,
+    Forbidden,
+    NotFound,
+    Request,
+    ServiceFault,
+    TooLarge,
+    TooMany,
+    Unauthorized,
+)
 from roomcast.membership import ChangeResult, EdgeResult, MoveResult, Socket
 
 __all__ = [
+    "BadRequest",
     "Bus",
     "BusTimeout",
     "BusUnavailable",
     "ChangeResult",
     "EdgeResult",
+    "Forbidden",
     "Incomplete",
     "MoveIncomplete",
     "MoveResult",
+    "NotFound",
     "RemoteError",
+    "Request",
     "RoomcastError",
+    "ServiceFault",
     "Socket",
     "SocketNotFound",
+    "TooLarge",
+    "TooMany",
+    "Unauthorized",
     "__version__",
 ]

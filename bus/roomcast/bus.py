@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable, Sequence
-from typing import Any, NoReturn, overload
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Any, NoReturn, TypeVar, overload
 
-import orjson
 from nats import errors as nats_errors
 
 from roomcast.arguments import MISSING, read_cast
-from roomcast.envelope import MAX_CAST_BYTES, cast_headers, encode_data, parse_answer
+from roomcast.asking import Asking
+from roomcast.connecting import Connecting, server_urls
+from roomcast.envelope import MAX_CAST_BYTES, cast_headers, encode_data
 from roomcast.errors import (
     BusTimeout,
     BusUnavailable,
     Incomplete,
-    MoveIncomplete,
     RemoteError,
     RoomcastError,
     SocketNotFound,
 )
+from roomcast.handlers import Handler
 from roomcast.membership import (
     Change,
     ChangeResult,
@@ -35,24 +35,18 @@ from roomcast.membership import (
 )
 from roomcast.names import Subjects, encode_room, is_socket_id
 from roomcast.nats_client import MendedClient, connect
-from roomcast.requests import NoResponders, Reply, Requests
+from roomcast.requests import Requests
+from roomcast.serving import Serving
 
 log = logging.getLogger("roomcast")
 
+H = TypeVar("H", bound=Handler)
 Rooms = str | Sequence[str]
 Default = Callable[[Any], Any]
 Target = Any
 """A Socket, a request that carries one, or a socket's id."""
 
 UNSENT_PAUSE = 1 << 20
-ANSWER_MARGIN = 0.15
-"""The part of a timeout that a coordinator leaves for its answer's way back."""
-ASKS = 5
-REPEATABLE = frozenset({"move", "members", "count", "get"})
-"""What any edge may be asked again while the answer is out: the edge that NATS has chosen may be stalled, and is not
-known to be so for seconds. A bulk change bears its id, so that a repetition is the same one; a single change does not.
-"""
-LIST_WINDOW = 500
 
 
 class Bus:
@@ -62,11 +56,20 @@ class Bus:
     a cast sent next from this Bus sees it. Casts keep their order, across all rooms. Not thread-safe.
     """
 
-    def __init__(self, client: MendedClient, subjects: Subjects, requests: Requests, default: Default | None) -> None:
+    def __init__(
+        self,
+        client: MendedClient,
+        subjects: Subjects,
+        requests: Requests,
+        default: Default | None,
+        serving: Serving,
+    ) -> None:
         self.nats = client
         """The connection to NATS, for whatever else a service does there."""
         self._subjects = subjects
         self._requests = requests
+        self._asking = Asking(requests, subjects)
+        self._serving = serving
         self._default = default
         self._cast_limit = MAX_CAST_BYTES
 
@@ -77,6 +80,7 @@ class Bus:
         *,
         prefix: str = "bus",
         name: str = "service",
+        version: str = "0.0.1",
         default: Default | None = None,
         cast_limit: int = MAX_CAST_BYTES,
         on_error: Callable[[Exception], Awaitable[None] | None] | None = None,
@@ -86,10 +90,11 @@ class Bus:
 
         ``servers`` is one URL, several, or a comma-separated text; by default ``NATS_URL`` of the environment, else
         ``nats://localhost:4222``. ``default`` is called for data that JSON does not know, ``cast_limit`` is in bytes.
+        ``name`` (letters, digits, ``_``, ``-``) and ``version`` (semantic) are those of the service that it serves.
         ``options`` go to nats-py (``tls``, ``user_credentials``, ``user``, ``password``, ``token``, …).
         Raises ``BusUnavailable`` when no NATS answers now; later it reconnects for ever.
         """
-        urls = _servers(servers)
+        urls = server_urls(servers)
         subjects = Subjects(prefix)
 
         async def start() -> Bus:
@@ -105,7 +110,8 @@ class Bus:
                 bus._requests.fail("the connection to NATS was lost before the answer; whether it was done is unknown")
 
             client = await connect(urls, name=name, on_error=report, on_disconnect=lost, **options)
-            bus = cls(client, subjects, Requests(client), default)
+            serving = Serving(client, subjects, name, version, default)
+            bus = cls(client, subjects, Requests(client), default, serving)
             bus._cast_limit = cast_limit
             bus._requests.start()
             return bus
@@ -245,7 +251,7 @@ class Bus:
         Raises ``SocketNotFound``, ``BusUnavailable``, ``BusTimeout`` (unknown; joining again is safe). A list of
         sockets never raises these: it returns a result for each, in order.
         """
-        return await self._change(sockets, Change(join=room_list(rooms)), timeout)
+        return await self._asking.change(sockets, Change(join=room_list(rooms)), timeout)
 
     @overload
     async def leave(
@@ -255,7 +261,7 @@ class Bus:
     async def leave(self, sockets: Target, rooms: Rooms, *, timeout: float = 5.0) -> ChangeResult: ...
     async def leave(self, sockets: Any, rooms: Rooms, *, timeout: float = 5.0) -> ChangeResult | list[ChangeResult]:
         """End a socket's membership of one room or several. As :meth:`join`; a socket that is gone is no error."""
-        return await self._change(sockets, Change(leave=room_list(rooms)), timeout)
+        return await self._asking.change(sockets, Change(leave=room_list(rooms)), timeout)
 
     async def disconnect(self, target: Target, *, reason: str = "", timeout: float = 5.0) -> MoveResult:
         """Close a socket (a Socket, a request, an id) or all members of a room; they are told not to come back.
@@ -266,86 +272,10 @@ class Bus:
         change = Change(disconnect=check_reason(reason))
         name = socket_id(target)
         if is_socket_id(name):
-            answer = await self._change_one(name, change, timeout)
+            answer = await self._asking.change_one(name, change, timeout)
             if answer is not None:
                 return MoveResult.from_json({"edges": {answer["edge"]: {"matched": 1, "changed": 1}}})
-        return await self._move(name, change, timeout)
-
-    async def _change(self, sockets: Any, change: Change, timeout: float) -> ChangeResult | list[ChangeResult]:
-        if isinstance(sockets, list | tuple):
-            ids = [socket_id(socket) for socket in sockets]
-            return await self._change_many(ids, change, timeout)
-        name = socket_id(sockets)
-        for room in change.leave:
-            if room == name:
-                raise ValueError("a socket never leaves its own room")
-        answer = await self._change_one(name, change, timeout)
-        if answer is None:
-            if change.join:
-                raise SocketNotFound(name)
-            return ChangeResult(name)
-        return ChangeResult(name, bool(answer.get("changed")))
-
-    async def _change_many(self, ids: list[str], change: Change, timeout: float) -> list[ChangeResult]:
-        window = asyncio.Semaphore(LIST_WINDOW)
-
-        async def one(name: str) -> ChangeResult:
-            async with window:
-                try:
-                    result = await self._change(name, change, timeout)
-                    assert isinstance(result, ChangeResult), "one id has one result"
-                except RoomcastError as error:
-                    return ChangeResult(name, error=error)
-                return result
-
-        return list(await asyncio.gather(*[one(name) for name in ids]))
-
-    async def _change_one(self, name: str, change: Change, timeout: float) -> dict[str, Any] | None:
-        """The answer to one socket's change, or None when there is no such socket."""
-        return await self._ask_socket(name, change.to_json(), "change", timeout)
-
-    async def _ask_socket(self, name: str, body: dict[str, Any], verb: str, timeout: float) -> dict[str, Any] | None:
-        if not is_socket_id(name):
-            return None
-        deadline = time.monotonic() + timeout
-        try:
-            reply = await self._requests.ask(self._subjects.socket(name), orjson.dumps(body), timeout)
-            answer = parse_answer(reply.data, name)
-            if not answer.get("elsewhere"):
-                return answer
-        except NoResponders:
-            pass
-        left = max(0.05, deadline - time.monotonic())
-        try:
-            return await self._ask_api(verb, {"id": name, **body}, left, name)
-        except SocketNotFound:
-            return None
-
-    async def _ask_api(self, verb: str, body: dict[str, Any], timeout: float, name: str = "") -> dict[str, Any]:
-        tries = ASKS if verb in REPEATABLE else 1
-        deadline = time.monotonic() + timeout
-        asked: list[asyncio.Future[Reply]] = []
-        try:
-            while True:
-                left = max(0.05, deadline - time.monotonic())
-                body["timeout"] = max(0.05, left - min(ANSWER_MARGIN, left / 4))
-                asked.append(self._requests.ask(self._subjects.api(verb), orjson.dumps(body), left))
-                last = len(asked) >= tries
-                answered, _ = await asyncio.wait(
-                    asked, timeout=None if last else timeout / tries, return_when=asyncio.FIRST_COMPLETED
-                )
-                if answered:
-                    reply = answered.pop().result()
-                    break
-        except NoResponders:
-            raise BusUnavailable("no edge is running (nobody listens on " + self._subjects.api(verb) + ")") from None
-        except BusTimeout:
-            raise BusTimeout(f"no edge has answered within {timeout:g} s; whether it was done is unknown") from None
-        finally:
-            for future in asked:
-                future.cancel()
-                _ = future.cancelled() or future.exception()  # the others may have failed at the same moment
-        return parse_answer(reply.data, name)
+        return await self._asking.move(name, change, timeout)
 
     # -- changes of all members of a room ----------------------------------------------------------------------------
 
@@ -358,36 +288,58 @@ class Bus:
         """
         encode_room(room)
         change = Change(leave_all=True) if everywhere else Change(leave=(room,))
-        return await self._move(room, change, timeout)
+        return await self._asking.move(room, change, timeout)
 
     async def add_room_members_to_rooms(self, source: str, rooms: Rooms, *, timeout: float = 5.0) -> MoveResult:
         """Make everyone who is in ``source`` now a member of one room or several too. As :meth:`leave_all`."""
-        return await self._move(source, Change(join=room_list(rooms)), timeout)
+        return await self._asking.move(source, Change(join=room_list(rooms)), timeout)
 
     async def remove_room_members_from_rooms(self, source: str, rooms: Rooms, *, timeout: float = 5.0) -> MoveResult:
         """End the membership of everyone who is in ``source`` now in one room or several. As :meth:`leave_all`."""
-        return await self._move(source, Change(leave=room_list(rooms)), timeout)
+        return await self._asking.move(source, Change(leave=room_list(rooms)), timeout)
 
     async def move(self, source: str, *, join: Rooms = (), leave: Rooms = (), timeout: float = 5.0) -> MoveResult:
         """Make everyone who is in ``source`` now join and leave rooms, in one change. As :meth:`leave_all`."""
         change = Change(join=room_list(join, "join"), leave=room_list(leave, "leave"))
-        if not change:
-            raise ValueError("nothing to do: name rooms to join or to leave")
-        return await self._move(source, change, timeout)
+        return await self._asking.move(source, change, timeout)
 
-    async def _move(self, source: str, change: Change, timeout: float) -> MoveResult:
-        encode_room(source)
-        deadline = time.monotonic() + timeout
-        move_id = os.urandom(12).hex()
-        with self._requests.collect() as confirmed:
-            body = {"id": move_id, "from": source, **change.to_json(), "confirm": confirmed.subject}
-            result = MoveResult.from_json(await self._ask_api("move", body, timeout))
-            # The coordinator's answer may overtake the interest of a third node; an edge's own word to us cannot.
-            late = await confirmed.wait_for(set(result.edges), max(0.05, deadline - time.monotonic()))
-        if late or result.missing:
-            edges = {edge: row for edge, row in result.edges.items() if edge not in late}
-            raise MoveIncomplete(MoveResult(result.id, edges, sorted({*result.missing, *late})))
-        return result
+    # -- serving clients ---------------------------------------------------------------------------------------------
+
+    def action(self, name: str) -> Callable[[H], H]:
+        """Answer clients that emit this event: ``@bus.action("orders.subscribe")`` over an ``async def``.
+
+        The handler gets a :class:`Request`, and its further parameters by name from the data that the client sent, in
+        snake_case or camelCase, checked against their types (``bad_request`` names the field). What it returns is the
+        answer; a :class:`ServiceFault` that it raises is the client's error; anything else is ``internal``, logged.
+        ``ValueError``, ``TypeError``: a bad name, a name that is taken, a handler that is none.
+        """
+
+        def register(handler: H) -> H:
+            self._serving.action(name, handler)
+            return handler
+
+        return register
+
+    def route(self, route: str) -> Callable[[H], H]:
+        """Answer requests with a method and a path: ``@bus.route("PUT /orders/:id/status")``. As :meth:`action`.
+
+        Parameters of the path are in ``req.params``, and inputs of the handler too. Of two routes of this service that
+        both match, the more literal one answers.
+        """
+
+        def register(handler: H) -> H:
+            self._serving.route(route, handler)
+            return handler
+
+        return register
+
+    async def serve(self) -> None:
+        """Serve what is registered until SIGTERM or SIGINT, then finish what is under way."""
+        await self._serving.serve()
+
+    def serving(self) -> AbstractAsyncContextManager[None]:
+        """Serve what is registered while the block runs, inside another program's life."""
+        return self._serving.serving()
 
     # -- who is there ------------------------------------------------------------------------------------------------
 
@@ -402,13 +354,13 @@ class Bus:
 
     async def get(self, socket: Target, *, timeout: float = 5.0) -> Socket | None:
         """The socket with this id wherever it is connected, or None."""
-        answer = await self._ask_socket(socket_id(socket), {}, "get", timeout)
+        answer = await self._asking.ask_socket(socket_id(socket), {}, "get", timeout)
         return Socket.from_json(answer["socket"]) if answer and answer.get("connected", True) else None
 
     async def rooms(self, socket: Target, *, timeout: float = 5.0) -> frozenset[str]:
         """The rooms that a socket is in, without its own. Raises ``SocketNotFound``."""
         name = socket_id(socket)
-        answer = await self._ask_socket(name, {}, "get", timeout)
+        answer = await self._asking.ask_socket(name, {}, "get", timeout)
         if answer is None:
             raise SocketNotFound(name)
         return Socket.from_json(answer["socket"]).rooms
@@ -416,7 +368,7 @@ class Bus:
     async def count(self, room: str, *, timeout: float = 5.0, partial: bool = False) -> int:
         """How many connected sockets are in a room. ``Incomplete`` when an edge is silent, unless ``partial``."""
         encode_room(room)
-        answer = await self._ask_api("count", {"room": room}, timeout)
+        answer = await self._asking.ask_api("count", {"room": room}, timeout)
         if answer["missing"] and not partial:
             raise Incomplete(f"the count of {room!r}", answer["missing"], int(answer["count"]))
         return int(answer["count"])
@@ -430,7 +382,7 @@ class Bus:
         cursor: dict[str, Any] | None = None
         missing: list[str] = []
         while True:
-            answer = await self._ask_api("members", {"room": room, "cursor": cursor}, timeout)
+            answer = await self._asking.ask_api("members", {"room": room, "cursor": cursor}, timeout)
             for body in answer["members"]:
                 yield Socket.from_json(body)
             missing = answer["missing"]
@@ -439,35 +391,6 @@ class Bus:
                 break
         if missing and not partial:
             raise Incomplete(f"the list of {room!r}", missing)
-
-
-class Connecting:
-    """A Bus that is about to be: await it, or enter it as an async context."""
-
-    def __init__(self, start: Callable[[], Awaitable[Bus]]) -> None:
-        self._start = start
-        self._bus: Bus | None = None
-
-    def __await__(self) -> Generator[Any, None, Bus]:
-        return self._start().__await__()
-
-    async def __aenter__(self) -> Bus:
-        self._bus = await self._start()
-        return self._bus
-
-    async def __aexit__(self, *_: object) -> None:
-        assert self._bus is not None, "entered before it is left"
-        await self._bus.close()
-
-
-def _servers(servers: str | Iterable[str] | None) -> list[str]:
-    if servers is None:
-        servers = os.environ.get("NATS_URL", "nats://localhost:4222")
-    urls = servers.split(",") if isinstance(servers, str) else list(servers)
-    urls = [url.strip() for url in urls if url.strip()]
-    if not urls:
-        raise ValueError("no NATS server is named: give a URL such as nats://localhost:4222, or set NATS_URL")
-    return urls
 
 
 __all__ = ["Bus", "Connecting", "RemoteError"]

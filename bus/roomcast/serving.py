@@ -1,4 +1,4 @@
-"""Serves a service's handlers on NATS: actions and routes as a micro service, lifecycle events beside it."""
+"""Serves a service's handlers on NATS: actions and routes, as a micro service."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ from nats.micro.service import Endpoint, Service, ServiceConfig
 
 from roomcast.envelope import encode_data, error_body, error_headers
 from roomcast.handlers import BadRequest, Handler, Inputs, Request, ServiceFault
-from roomcast.membership import Socket, parse_socket
 from roomcast.names import Subjects, encode_room
 from roomcast.nats_client import MendedClient
 from roomcast.routes import Route
@@ -58,9 +57,7 @@ class Serving:
         self._version = version
         self._default = default
         self._served: dict[str, _Served] = {}
-        self._events: dict[str, list[Handler]] = {}
         self._service: Service | None = None
-        self._listening: list[Any] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._places = asyncio.Semaphore(UNDER_WAY)
 
@@ -76,10 +73,6 @@ class Serving:
         route = Route.parse(text)
         name = "-".join([route.method, *(segment.lstrip(":") or "root" for segment in route.segments)])
         self._add(_Served(name, f"route.{route.tokens()}", handler, Inputs(handler), route))
-
-    def on_event(self, event: str, handler: Handler) -> None:
-        """Be told of every connect or disconnect, once among the copies of this service."""
-        self._events.setdefault(event, []).append(handler)
 
     def _add(self, served: _Served) -> None:
         if self._service is not None:
@@ -124,11 +117,6 @@ class Serving:
                 subject=f"{self._subjects.prefix}.{served.tokens}",
                 handler=self._taker(served),
             )
-        for event, handlers in self._events.items():
-            subject = f"{self._subjects.prefix}.event.{event}"
-            self._listening.append(
-                await self._client.subscribe(subject, queue=self._name, cb=self._teller(event, handlers))
-            )
         await self._client.flush()
 
     async def _stop(self) -> None:
@@ -136,11 +124,8 @@ class Serving:
         try:
             if service is not None and self._client.is_connected:
                 await service.stop()
-                for subscription in self._listening:
-                    await subscription.unsubscribe()
         except NatsError as error:
             log.warning("stopped serving without a word to NATS: %s", error)
-        self._listening.clear()
         if self._tasks:
             _, late = await asyncio.wait(self._tasks, timeout=DRAIN_SECONDS)
             for task in late:
@@ -215,30 +200,6 @@ class Serving:
         endpoints = self._service._endpoints if self._service is not None else ()
         subject = f"{self._subjects.prefix}.{served.tokens}"
         return next((each for each in endpoints if each._subject == subject), None)
-
-    # -- lifecycle ---------------------------------------------------------------------------------------------------
-
-    def _teller(self, event: str, handlers: list[Handler]) -> Callable[[Any], Awaitable[None]]:
-        async def tell(message: Any) -> None:
-            try:
-                body = orjson.loads(message.data)
-                socket = parse_socket({"socket": body})
-            except (orjson.JSONDecodeError, KeyError, TypeError):
-                socket = None
-            if socket is None:
-                log.warning("a %s event is not understood", event)
-                return
-            for handler in handlers:
-                arguments = (socket,) if event == "connect" else (socket, str(body.get("reason", "")))
-                self._spawn(self._tell(handler, event, arguments))
-
-        return tell
-
-    async def _tell(self, handler: Handler, event: str, arguments: tuple[Socket | str, ...]) -> None:
-        try:
-            await handler(*arguments)
-        except Exception:
-            log.exception("a handler of %s events failed", event)
 
     def _spawn(self, work: Any) -> None:
         task = asyncio.get_running_loop().create_task(work)

@@ -232,7 +232,7 @@ class Coordinator:
                 edges = [key.removeprefix("edge.") for key in keys]
                 if self._edge in edges:
                     return edges
-                raise KvUnavailable("the leases of edges have run out: the bucket takes no writes; who lives is unsure")
+                raise KvUnavailable("this edge has no lease in the bucket now: it cannot tell which others live")
             except KvUnavailable:
                 if time.monotonic() + 0.3 > deadline:
                     raise
