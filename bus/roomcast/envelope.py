@@ -13,8 +13,6 @@ from roomcast.names import encode_room
 MAX_CAST_BYTES = 256 * 1024
 """Default limit of a cast's data, in bytes of JSON."""
 
-EXCEPT_HEADER = "Roomcast-Except"
-SENT_HEADER = "Roomcast-Sent"
 ERROR_CODE_HEADER = "Nats-Service-Error-Code"
 ERROR_HEADER = "Nats-Service-Error"
 
@@ -82,11 +80,6 @@ def sent_ns(block: bytes) -> int:
     """Nanoseconds since the epoch of the ``Roomcast-Sent`` header; 0 where it is missing or not a number."""
     value = header_value(block, _SENT)
     return int(value) if value.isdigit() and len(value) < 20 else 0
-
-
-def traceparent(block: bytes) -> str:
-    """The ``traceparent`` header of a raw block, or an empty text."""
-    return header_value(block, b"\r\ntraceparent:").decode("ascii", "replace")
 
 
 def headers(fields: dict[str, str]) -> bytes:

@@ -63,10 +63,3 @@ class Route:
 def path_token(segment: str) -> str:
     """One segment of a path as a token; an empty one is ``=``."""
     return encode_event(segment) if segment else "="
-
-
-def request_tokens(method: str, path: str) -> str:
-    """The subject behind ``bus.route.`` for a request; ``ValueError`` for a method or a path that has none."""
-    if not _METHOD(method.upper()):
-        raise ValueError(f"{method!r} is no method")
-    return ".".join([method.upper(), *map(path_token, path.strip("/").split("/"))])

@@ -59,8 +59,6 @@ class Follower:
         """The sequence of the newest move whose application has begun."""
         self.done = 0
         """The sequence up to which everything is applied."""
-        self.caught_up_at = 0.0
-        """When (``time.monotonic``) the end of the log was last seen."""
         self.log = MoveLog(0)
 
     def start_at(self, sequence: int) -> None:
@@ -124,12 +122,9 @@ class Follower:
             if self._now is not None:  # whoever read last was cancelled in the middle of it
                 await self._work_off(self._now)
             while more:
-                began = time.monotonic()
                 entries, more = await self._bucket.after(self.head, MOVES, BATCH, READ_TIMEOUT)
                 for entry in entries:
                     await self._take(entry)
-                if not more:
-                    self.caught_up_at = began
 
     async def bring_up_to_date(self, own: str, record: Record) -> None:
         """Replay over a record all moves that this edge has begun to apply. ``KvUnavailable``."""

@@ -151,14 +151,6 @@ class Bucket:
         gone = b"KV-Operation:" in headers or b"Nats-Marker-Reason:" in headers
         return Entry(key, None if gone else _base64(message.get("data")), int(message["seq"]))
 
-    async def look(self, key: str) -> Entry | None:
-        """As :meth:`get`, from any replica: quicker, perhaps a moment old. Good for what a compare-and-set confirms."""
-        async with self._reads:
-            reply = await self._ask(f"{self._direct}.{self._subject}{key}", b"", None)
-        if reply.status:
-            return None
-        return self._entry(reply)
-
     async def after(self, sequence: int, pattern: str, batch: int, timeout: float) -> tuple[list[Entry], bool]:
         """The entries under a pattern that follow a sequence, in stream order, and whether there are more.
 

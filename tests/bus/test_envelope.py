@@ -23,7 +23,6 @@ from roomcast.envelope import (
     headers,
     parse_answer,
     sent_ns,
-    traceparent,
 )
 from roomcast.errors import BusTimeout, BusUnavailable, RemoteError, RoomcastError, SocketNotFound
 from roomcast.names import decode_room, encode_room
@@ -107,12 +106,6 @@ def test_no_value_can_add_a_line(fields: dict[str, str]) -> None:
         assert header_value(block, f"\r\n{name}:".encode()).decode() == " ".join(value.split())
 
 
-def test_traceparent_is_read() -> None:
-    value = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
-    assert traceparent(headers({"traceparent": value})) == value
-    assert traceparent(cast_headers(1)) == ""
-
-
 @given(st.binary(max_size=60))
 @example(b"NATS/1.0\r\nRoomcast-Sent:")
 @example(b"NATS/1.0\r\nRoomcast-Sent: -1\r\n\r\n")
@@ -121,7 +114,6 @@ def test_traceparent_is_read() -> None:
 def test_a_strangers_block_never_raises(block: bytes) -> None:
     assert 0 <= sent_ns(block) < 10**20
     assert all(isinstance(room, str) for room in excepted_rooms(block))
-    assert isinstance(traceparent(block), str)
 
 
 @pytest.mark.parametrize("code", [*STATUS_OF_CODE, "never heard of"])

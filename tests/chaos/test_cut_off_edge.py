@@ -44,7 +44,7 @@ async def make_moves(bus: Bus, rng: random.Random, count: int) -> tuple[int, lis
                 unknown.append(source)
 
     await asyncio.gather(*[move() for _ in range(count)])
-    assert len(unknown) <= count // 20, "the caller almost always learns who did not answer"
+    assert len(unknown) <= count // 10, "the caller almost always learns who did not answer"
     return count - len(incomplete) - len(unknown), incomplete
 
 
@@ -112,7 +112,7 @@ async def test_a_cut_off_edge_has_all_moves_in_order_once_it_is_back(nats, prefi
 async def _complete(bus: Bus, edges: set[str]) -> bool:
     try:
         return set((await bus.move("nobody", join="nowhere", timeout=1)).edges) == edges
-    except MoveIncomplete:
+    except (MoveIncomplete, BusTimeout):
         return False
 
 
@@ -171,7 +171,7 @@ def heard_since(client: Client, number: int) -> bool:
 async def _matches(bus: Bus, room: str, count: int) -> bool:
     try:
         return (await bus.move(room, join="secret", timeout=1)).matched == count
-    except MoveIncomplete:
+    except (MoveIncomplete, BusTimeout):
         return False
 
 

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
 import time
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 import pytest
 
-from roomcast import Bus, BusUnavailable, Incomplete, MoveIncomplete
+from roomcast import Bus, BusTimeout, BusUnavailable, Incomplete, MoveIncomplete
 from support.bucket import BucketView, bucket_view
 from support.until import until
 from support.websocket_client import Client
+
+T = TypeVar("T")
 
 OUT_WITHIN = 35.0
 """Seconds within which an edge that is silent has left ``edge.*``."""
@@ -61,6 +66,14 @@ async def test_a_killed_edge_is_known_at_once_and_its_lease_runs_out(nats, prefi
         await asyncio.gather(back.close(), clients[1].close())
 
 
+async def insist(call: Callable[[], Awaitable[T]]) -> T:
+    """Ask again when nobody has answered: NATS may choose the stalled edge to answer for all, time after time."""
+    for _ in range(4):
+        with contextlib.suppress(BusTimeout):
+            return await call()
+    raise AssertionError("the stalled edge was chosen twenty times in a row")
+
+
 async def test_a_stalled_edge_is_named_and_answers_are_exact_again_afterwards(nats, prefix, start_edge):
     stalled, live = await start_edge(nats.urls), await start_edge(nats.urls)
     here, there = await Client.open(live.url), await Client.open(stalled.url)
@@ -69,17 +82,21 @@ async def test_a_stalled_edge_is_named_and_answers_are_exact_again_afterwards(na
         stalled.signal(signal.SIGSTOP)
         began = time.monotonic()
         with pytest.raises(MoveIncomplete) as move:
-            await bus.add_room_members_to_rooms("room", "more", timeout=1)
+            await insist(lambda: bus.add_room_members_to_rooms("room", "more", timeout=1))
         assert move.value.result.missing == [stalled.id]
         assert move.value.result.edges[live.id].matched == 1
         with pytest.raises(Incomplete) as count:
-            await bus.count("room", timeout=0.7)
+            await insist(lambda: bus.count("room", timeout=0.7))
         assert (count.value.missing, count.value.known) == ([stalled.id], 1)
-        assert await bus.count("room", timeout=0.5, partial=True) == 1
-        seen = []
-        with pytest.raises(Incomplete) as members:
+        assert await insist(lambda: bus.count("room", timeout=0.7, partial=True)) == 1
+        seen: list[str] = []
+
+        async def list_members() -> None:
             async for socket in bus.members("room", timeout=0.7):
                 seen.append(socket.id)
+
+        with pytest.raises(Incomplete) as members:
+            await insist(list_members)
         assert (seen, members.value.missing) == ([here.id], [stalled.id]), "what is known comes first"
 
         await until(lambda: _answers(bus, "room", 1), 15, "NATS has closed the connection of the stalled edge")
@@ -106,7 +123,7 @@ async def test_a_stalled_edge_is_named_and_answers_are_exact_again_afterwards(na
 async def _answers(bus: Bus, room: str, count: int) -> bool:
     try:
         return await bus.count(room, timeout=0.7) == count
-    except (Incomplete, BusUnavailable):  # the edge that is back may be asked before it has its lease again
+    except (Incomplete, BusUnavailable, BusTimeout):  # the edge that is back may be asked before it has its lease again
         return False
 
 

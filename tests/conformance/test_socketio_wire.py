@@ -21,16 +21,9 @@ from support.raw_client import BINARY, CLOSE, CONTINUATION, TEXT, RawClient, fra
 from support.until import until
 
 TARGET = "/socket.io/?EIO=4&transport=websocket"
-HANDSHAKE = 0.6
-"""Seconds that a client has to finish its handshake."""
-SETTINGS: dict[str, Any] = {
-    "handshake_timeout": HANDSHAKE,
-    "ping_interval": 0.3,
-    "ping_timeout": 0.4,
-    "message_limit": 4096,
-    "close_timeout": 1,
-    "client_rooms": "open-*",
-}
+SETTINGS: dict[str, Any] = {"message_limit": 4096, "close_timeout": 1, "client_rooms": "open-*"}
+HASTY = {"handshake_timeout": 0.6}
+PINGING = {"ping_interval": 0.3, "ping_timeout": 0.7}
 
 
 class Wire:
@@ -94,6 +87,16 @@ async def edge(nats, start_edge) -> EdgeProcess:
     return await start_edge(nats.urls, **SETTINGS)
 
 
+@pytest.fixture
+async def pinging_edge(nats, start_edge) -> EdgeProcess:
+    return await start_edge(nats.urls, **SETTINGS, **PINGING)
+
+
+@pytest.fixture
+async def hasty_edge(nats, start_edge) -> EdgeProcess:
+    return await start_edge(nats.urls, **SETTINGS, **HASTY)
+
+
 @asynccontextmanager
 async def dialled(edge: EdgeProcess, target: str = TARGET) -> AsyncIterator[Wire]:
     """A websocket that has heard the open packet."""
@@ -108,7 +111,7 @@ async def dialled(edge: EdgeProcess, target: str = TARGET) -> AsyncIterator[Wire
 async def test_the_open_packet_has_what_the_specification_asks(edge):
     async with dialled(edge) as wire, dialled(edge) as other:
         sid = wire.opened.pop("sid")
-        assert wire.opened == {"upgrades": [], "pingInterval": 300, "pingTimeout": 400, "maxPayload": 4096}
+        assert wire.opened == {"upgrades": [], "pingInterval": 25000, "pingTimeout": 20000, "maxPayload": 4096}
         assert isinstance(sid, str)
         assert sid != other.opened["sid"]
         await wire.join()
@@ -120,8 +123,9 @@ async def test_the_parameters_may_stand_in_any_order(edge):
         await wire.join({})
 
 
-async def test_the_server_pings_however_much_the_client_says(edge):
-    async with dialled(edge) as wire:
+async def test_the_server_pings_however_much_the_client_says(pinging_edge):
+    async with dialled(pinging_edge) as wire:
+        assert (wire.opened["pingInterval"], wire.opened["pingTimeout"]) == (300, 700)
         await wire.join()
         await wire.say('420["bus:ping"]')
         pings = 0
@@ -138,15 +142,15 @@ async def test_a_client_may_ping_too(edge):
         await wire.asks("2probe", "3probe")
 
 
-async def test_a_client_that_does_not_pong_is_ended(nats, prefix, edge):
-    async with dialled(edge) as wire, Bus.connect(nats.url, prefix=prefix) as bus:
+async def test_a_client_that_does_not_pong_is_ended(nats, prefix, pinging_edge):
+    async with dialled(pinging_edge) as wire, Bus.connect(nats.url, prefix=prefix) as bus:
         await wire.join()
         await bus.join(wire.id, "team")
         assert await wire.hear(pings=True) == "2"
         code, _ = await wire.closed()
         assert code == 1006, "the connection is aborted: nobody listens"
-        assert await edge.metric('roomcast_closes_total{code="1006"}') == 1
-        async with dialled(edge) as back:
+        assert await pinging_edge.metric('roomcast_closes_total{code="1006"}') == 1
+        async with dialled(pinging_edge) as back:
             await back.join({"pid": wire.pid})
             assert back.id == wire.id, "it may be back"
             assert await bus.rooms(back.id) == {"team"}
@@ -166,12 +170,12 @@ async def test_a_transport_that_closes_may_come_back(edge):
 # -- the session -------------------------------------------------------------------------------------------------------
 
 
-async def test_a_client_that_never_connects_is_closed_at_the_deadline(edge):
-    async with dialled(edge) as wire:
+async def test_a_client_that_never_connects_is_closed_at_the_deadline(hasty_edge):
+    async with dialled(hasty_edge) as wire:
         began = asyncio.get_running_loop().time()
         assert (await wire.closed())[0] == 1006
-        assert asyncio.get_running_loop().time() - began < HANDSHAKE + 2
-        assert await edge.metric('roomcast_handshakes_total{outcome="timeout"}') == 1
+        assert asyncio.get_running_loop().time() - began < HASTY["handshake_timeout"] + 2
+        assert await hasty_edge.metric('roomcast_handshakes_total{outcome="timeout"}') == 1
 
 
 async def test_another_namespace_is_an_error_and_the_default_one_still_opens(edge):
