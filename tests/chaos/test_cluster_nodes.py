@@ -23,17 +23,23 @@ pytestmark = pytest.mark.cluster
 
 CLIENTS = 8
 """On each edge."""
+SERVICE = "chaos-service"
 CASTS_WITHIN = 5.0
 CHANGES_WITHIN = 15.0
 
 
-def node_of(cluster: NatsCluster, edge: EdgeProcess) -> NatsServer:
-    """The node that an edge is connected to now."""
+def node_of(cluster: NatsCluster, client: str) -> NatsServer:
+    """The node that the client of this name is connected to now."""
     for node in cluster.nodes:
         for connection in node.monitor("connz").get("connections") or ():
-            if connection.get("name") == f"roomcast-edge-{edge.id}":
+            if connection.get("name") == client:
                 return node
-    raise AssertionError(f"edge {edge.id} is connected to no node")
+    raise AssertionError(f"{client} is connected to no node")
+
+
+def name_of(edge: EdgeProcess) -> str:
+    """The name under which an edge connects."""
+    return f"roomcast-edge-{edge.id}"
 
 
 async def leader_of(cluster: NatsCluster, prefix: str) -> NatsServer:
@@ -79,11 +85,11 @@ async def test_nothing_acknowledged_is_lost_while_nodes_die_and_come_back(cluste
     urls = cluster.urls
     edges = [await start_edge(urls[n:] + urls[:n], kv_replicas=3) for n in range(2)]
     finders: dict[str, Callable[[], NatsServer]] = {
-        "the first edge's node": lambda: node_of(cluster, edges[0]),
-        "the second edge's node": lambda: node_of(cluster, edges[1]),
-        "the service's node": lambda: cluster.nodes[2],
+        "the first edge's node": lambda: node_of(cluster, name_of(edges[0])),
+        "the second edge's node": lambda: node_of(cluster, name_of(edges[1])),
+        "the service's node": lambda: node_of(cluster, SERVICE),
     }
-    async with Bus.connect([urls[2], *urls[:2]], prefix=prefix, dont_randomize=True) as bus:
+    async with Bus.connect([urls[2], *urls[:2]], prefix=prefix, name=SERVICE, dont_randomize=True) as bus:
         clients = [(edge, await Client.open(edge.url)) for edge in edges for _ in range(CLIENTS)]
         kept = [Kept(client, edge.id) for edge, client in clients]
         strikes = script(rng)
@@ -125,5 +131,7 @@ async def test_an_edge_that_is_partitioned_from_its_node_goes_to_another(prefix,
                 await recovery(load, "partition of the first edge and its node", stall, lambda: None)
             assert all(client.close_code is None for _, client in clients), "no client has noticed"
             await load.check()
-            await until(lambda: node_of(cluster, edges[0]).name != "n0", 10, "the node has given the old connection up")
+            await until(
+                lambda: node_of(cluster, name_of(edges[0])).name != "n0", 10, "the node has given the old connection up"
+            )
             await asyncio.gather(*[client.close() for _, client in clients])

@@ -45,7 +45,7 @@ class RawClient:
     @classmethod
     async def dial(cls, port: int) -> RawClient:
         """Connect, and say nothing yet."""
-        return cls(*await asyncio.open_connection("127.0.0.1", port, limit=1 << 22))
+        return cls(*await asyncio.open_connection("127.0.0.1", port))
 
     @classmethod
     async def greeted(cls, port: int) -> RawClient:
