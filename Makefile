@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: up test check format clean
+.PHONY: up test chaos check format clean
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -15,6 +15,9 @@ up: $(VENV)/.installed
 
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest -n 4
+
+chaos: $(VENV)/.installed
+	CHAOS=long $(BIN)/python -m pytest tests/chaos -p no:xdist --timeout 3600
 
 check: $(VENV)/.installed
 	$(BIN)/ruff format --check .
