@@ -126,14 +126,16 @@ class Emits:
             subject = self._subjects.action(emit.event)
         except ValueError as error:
             raise Refusal("bad_request", str(error), emit.reply_id) from None
+        request = {
+            "data": emit.args[0] if emit.args else None,
+            "args": emit.args,
+            "socket": {"id": socket.id, "edge": self._edge, "user": socket.user, "data": socket.data},
+        }
+        try:
+            body = orjson.dumps(request)
+        except TypeError:  # it reads 1,024 levels and writes 254
+            raise Refusal("bad_request", "the data is nested too deeply", emit.reply_id) from None
         connection.begin()
-        body = orjson.dumps(
-            {
-                "data": emit.args[0] if emit.args else None,
-                "args": emit.args,
-                "socket": {"id": socket.id, "edge": self._edge, "user": socket.user, "data": socket.data},
-            }
-        )
         began = time.perf_counter()
         try:
             asked = self._requests.ask(subject, body, self._action_timeout)
