@@ -142,3 +142,16 @@ async def test_what_cannot_be_served_is_said_at_once(nats: NatsServer, prefix: s
         for route in ("orders", "GET orders", "GET /a/:1", "GET /:a/:a", "g et /x"):
             with pytest.raises(ValueError, match=r"route|parameter"):
                 bus.route(route)(handler)
+
+
+async def test_data_that_is_nested_too_deeply_is_refused(nats: NatsServer, prefix: str, start_edge) -> None:
+    edge = await start_edge(nats.urls)
+    client = await Client.open(edge.url)
+    data: Any = "x"
+    for _ in range(300):
+        data = [data]
+    error = (await client.emit("orders.subscribe", data))["error"]
+    assert error == {"code": "bad_request", "message": "the data is nested too deeply"}
+    assert (await client.emit("bus:ping"))["data"] == {}, "the connection stands"
+    assert "Traceback" not in edge.log
+    await client.close()

@@ -64,7 +64,7 @@ class EdgeProcess:
             await self.is_ready()
         return self
 
-    async def is_ready(self, within: float = 20.0) -> None:
+    async def is_ready(self, within: float = 60.0) -> None:
         """Wait until it takes clients."""
 
         def told() -> bool:
