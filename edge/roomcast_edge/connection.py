@@ -17,8 +17,9 @@ from roomcast_edge.closing import CloseCode
 from roomcast_edge.dialects import Attachments, Connect, Decoded, Dialect, Emit, Leave, Refusal, Say
 from roomcast_edge.frames import close_frame
 from roomcast_edge.handshake import Handshake
+from roomcast_edge.session_state import Event, closed_with
 from roomcast_edge.sessions import Opened
-from roomcast_edge.socket import EdgeSocket, Fate
+from roomcast_edge.socket import EdgeSocket
 
 if TYPE_CHECKING:
     from roomcast_edge.listener import Listener
@@ -132,12 +133,12 @@ class Connection(asyncio.Protocol):
             return
         socket.close()
         if self.closing is not None:
-            fate = _fate(self.closing)
+            event = closed_with(self.closing)
         else:
             received = self._ws.close_rcvd
             left = received is not None and socket.dialect.leaves_by(received.code)
-            fate = Fate.GONE if left else Fate.AWAY
-        self._listener.leave(socket, fate)
+            event = Event.LEFT if left else Event.LOST
+        self._listener.leave(socket, event)
         socket.untie()
         self._untie()
 
@@ -316,7 +317,7 @@ class Connection(asyncio.Protocol):
         if self.socket is None:
             self._transport.resume_reading()  # its answer to the close
         else:
-            self._listener.leave(self.socket, _fate(code))
+            self._listener.leave(self.socket, closed_with(code))
 
     def _note_close(self, code: CloseCode) -> None:
         self.closing = code
@@ -369,9 +370,3 @@ class Connection(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-
-
-def _fate(code: CloseCode) -> Fate:
-    if code is CloseCode.REPLACED:
-        return Fate.RELEASED
-    return Fate.GONE if code.ends_session else Fate.AWAY

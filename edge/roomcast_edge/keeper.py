@@ -20,7 +20,9 @@ from roomcast_edge.follower import Follower
 from roomcast_edge.kv import Bucket, KvRefused, KvUnavailable, WrongRevision
 from roomcast_edge.metrics import Metrics
 from roomcast_edge.records import Record, UnknownVersion
-from roomcast_edge.socket import EdgeSocket, Fate
+from roomcast_edge.session_state import Event, Fate, overtaken
+from roomcast_edge.socket import EdgeSocket
+from roomcast_edge.turnstile import Turnstile
 
 log = logging.getLogger("roomcast.edge")
 
@@ -58,7 +60,7 @@ class Keeper:
         self._set_rooms = set_rooms
         self._resume_window = resume_window
         self._tasks: set[asyncio.Task[None]] = set()
-        self._writes = asyncio.Semaphore(WRITES_UNDER_WAY)
+        self._writes = Turnstile(WRITES_UNDER_WAY)
         self._under_way = 0
         # Sockets in the order in which their records were written; those that a move touched since.
         self._by_age: dict[EdgeSocket, None] = {}
@@ -75,7 +77,8 @@ class Keeper:
             socket.unsaved.append(change)
         if not socket.saving:
             socket.saving = True
-            self._begin(socket)
+            # At the end of the loop's pass: what a client asks for in one breath shares one write.
+            asyncio.get_running_loop().call_soon(self._begin, socket)
         return future
 
     def touch(self, socket: EdgeSocket) -> None:
@@ -236,22 +239,24 @@ class Keeper:
     async def _merge(self, socket: EdgeSocket) -> None:
         """Somebody wrote the record since: ourselves, unheard, or another edge, which then holds the socket."""
         entry = await self._bucket.get(f"socket.{socket.id}")
-        if entry is None or entry.value is None:
-            if socket.fate is not Fate.HERE:
-                socket.revision, socket.fate = 0, Fate.GONE
-                return
-            socket.end(CloseCode.LOST_PLACE, "the session has expired; come back")
-            raise Elsewhere
+        value, revision = (None, 0) if entry is None else (entry.value, entry.revision)
         try:
-            record = Record.from_json(entry.value)
+            record = None if value is None else Record.from_json(value)
         except (ValueError, UnknownVersion) as error:
             log.error("the record of a socket cannot be read: %s", error)
             raise KvUnavailable(str(error)) from None
-        if record.hash != socket.hash or record.owner not in (self._edge, None):
-            if socket.fate is Fate.HERE:
+        event = overtaken(record, socket.hash, self._edge)
+        if event is Event.EXPIRED and socket.fate is not Fate.HERE:
+            socket.revision, socket.fate = 0, socket.fate.after(event)
+            return
+        if event is not None:
+            if socket.fate is Fate.HERE and event is Event.EXPIRED:
+                socket.end(CloseCode.LOST_PLACE, "the session has expired; come back")
+            elif socket.fate is Fate.HERE:
                 socket.end(CloseCode.REPLACED, "the session was taken up elsewhere")
             raise Elsewhere
-        socket.revision = entry.revision
+        assert record is not None, "what is there no more has expired"
+        socket.revision = revision
         socket.extra = record.extra
         # Under our own name nobody but this edge writes: what is in memory is newer.
         if socket.fate is Fate.HERE and record.owner is None:

@@ -19,6 +19,7 @@ from roomcast.envelope import header_value
 from roomcast.errors import BusTimeout, BusUnavailable
 from roomcast.nats_client import MendedClient
 from roomcast.requests import NoResponders, Reply, Requests
+from roomcast_edge.turnstile import Turnstile
 
 READS_UNDER_WAY = 500
 """JetStream drops reads that come in greater numbers."""
@@ -58,7 +59,7 @@ class Bucket:
         self.stream = f"KV_{name}"
         self._subject = f"$KV.{name}."
         self._direct = f"$JS.API.DIRECT.GET.{self.stream}"
-        self._reads = asyncio.Semaphore(READS_UNDER_WAY)
+        self._reads = Turnstile(READS_UNDER_WAY)
 
     async def ensure(self, replicas: int) -> None:
         """Make the bucket where it is missing; :class:`KvUnavailable` says what is wrong with it."""

@@ -25,9 +25,10 @@ from roomcast_edge.membership import Membership
 from roomcast_edge.metrics import Metrics
 from roomcast_edge.outbox import FanOut
 from roomcast_edge.pace import Pace
+from roomcast_edge.session_state import Event
 from roomcast_edge.sessions import Grant, Sessions
 from roomcast_edge.settings import Settings
-from roomcast_edge.socket import EdgeSocket, Fate
+from roomcast_edge.socket import EdgeSocket
 
 log = logging.getLogger("roomcast.edge")
 
@@ -113,9 +114,9 @@ class Listener:
         """A TCP connection is gone."""
         self._connections.discard(connection)
 
-    def leave(self, socket: EdgeSocket, fate: Fate) -> None:
+    def leave(self, socket: EdgeSocket, event: Event) -> None:
         """A socket's connection is over, or about to be."""
-        self._membership.remove(socket, fate)
+        self._membership.remove(socket, event)
 
     async def watch(self) -> None:
         """For ever: ping who is silent, end who stays so."""

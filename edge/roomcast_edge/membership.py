@@ -15,7 +15,8 @@ from roomcast_edge.keeper import Elsewhere, Keeper
 from roomcast_edge.kv import Bucket
 from roomcast_edge.metrics import Metrics
 from roomcast_edge.outbox import FanOut
-from roomcast_edge.socket import EdgeSocket, Fate
+from roomcast_edge.session_state import Event
+from roomcast_edge.socket import EdgeSocket
 
 
 class Membership:
@@ -51,7 +52,7 @@ class Membership:
             self._interest.add(socket.id)
         self._hear(self.index.insert(socket, rooms))
 
-    def remove(self, socket: EdgeSocket, fate: Fate) -> asyncio.Future[None] | None:
+    def remove(self, socket: EdgeSocket, event: Event) -> asyncio.Future[None] | None:
         """A socket whose connection is over; its record says what becomes of the session. Twice is no error.
 
         The future tells when the record says it.
@@ -69,23 +70,22 @@ class Membership:
         socket.rooms = rooms  # what its record still says
         self.follower.forget(socket)
         self.keeper.forget(socket)
-        return self._finish(socket, fate)
+        return self._finish(socket, event)
 
     def release(self, socket: EdgeSocket) -> None:
         """Let another edge have the session; a write that is under way loses against its compare-and-set, or wins."""
-        self.remove(socket, Fate.RELEASED)
+        self.remove(socket, Event.TAKEN)
         socket.end(CloseCode.REPLACED, "the session was taken up elsewhere")
 
-    def abandon(self, socket: EdgeSocket, rooms: Collection[str], fate: Fate) -> None:
+    def abandon(self, socket: EdgeSocket, rooms: Collection[str], event: Event) -> None:
         """A socket whose client went before it was greeted."""
         socket.rooms = set(rooms)
-        self._finish(socket, fate)
+        self._finish(socket, event)
 
-    def _finish(self, socket: EdgeSocket, fate: Fate) -> asyncio.Future[None] | None:
-        if socket.fate is not Fate.GONE:  # a move may have disconnected it though its client was gone already
-            socket.fate = fate
+    def _finish(self, socket: EdgeSocket, event: Event) -> asyncio.Future[None] | None:
+        socket.fate = socket.fate.after(event)
         socket.includes = self.follower.head
-        if fate is Fate.RELEASED:
+        if event is Event.TAKEN:
             return None
         saved = self.keeper.save(socket)
         saved.add_done_callback(lambda future: future.cancelled() or future.exception())  # nobody may wait for it
@@ -107,7 +107,7 @@ class Membership:
                 self._metrics.changes[kind] += len(rooms)
         if change.disconnect is not None:
             self._metrics.changes["disconnect"] += 1
-            saved = self.remove(socket, Fate.GONE)
+            saved = self.remove(socket, Event.KICKED)
             socket.end(CloseCode.KICKED, change.disconnect)
             return True, saved
         if delta:
@@ -134,7 +134,7 @@ class Membership:
         self._hear(delta)
         if change.disconnect is not None:
             self._metrics.changes["move_disconnect"] += 1
-            socket.fate = Fate.GONE
+            socket.fate = socket.fate.after(Event.KICKED)  # its client may be gone already
             socket.end(CloseCode.KICKED, change.disconnect)
             return True
         if delta:

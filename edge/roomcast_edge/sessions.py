@@ -28,10 +28,11 @@ from roomcast_edge.records import (
     new_secret,
     new_socket_id,
     secret_hash,
-    secret_matches,
     split_session,
 )
-from roomcast_edge.socket import EdgeSocket, Fate
+from roomcast_edge.session_state import Event, obstacle
+from roomcast_edge.socket import EdgeSocket
+from roomcast_edge.turnstile import Turnstile
 
 log = logging.getLogger("roomcast.edge")
 
@@ -89,7 +90,7 @@ class Sessions:
         self._membership = membership
         self._metrics = metrics
         self._dead: dict[str, float] = {}
-        self._opens = asyncio.Semaphore(OPENS_UNDER_WAY)
+        self._opens = Turnstile(OPENS_UNDER_WAY)
         self.opening: dict[str, asyncio.Future[None]] = {}
         """Sockets that are about to be here, by id: changes wait for them."""
 
@@ -114,7 +115,7 @@ class Sessions:
         await follower.bring_up_to_date(socket.id, record)
         # From here to the insertion nothing waits: no move can come between.
         if not still_there():
-            self._membership.abandon(socket, record.rooms, Fate.GONE)
+            self._membership.abandon(socket, record.rooms, Event.LEFT)
             return None
         self._membership.insert(socket, record.rooms)
         return Opened(socket, f"{socket.id}.{secret}", False)
@@ -153,8 +154,8 @@ class Sessions:
             if entry is None or record is None:
                 self._metrics.resumes["unknown"] += 1
                 return None
-            if not secret_matches(secret, record.hash) or record.user != grant.user:
-                self._metrics.resumes["forged"] += 1
+            if why := obstacle(record, secret, grant.user):
+                self._metrics.resumes[why] += 1
                 return None
             silent = False
             if record.owner is not None:
@@ -167,8 +168,8 @@ class Sessions:
                 elif released:
                     continue  # its last write may be newer than what was read
             await self._membership.follower.bring_up_to_date(name, record)
-            if record.disconnect is not None:
-                self._metrics.resumes["disconnected"] += 1
+            if why := obstacle(record, secret, grant.user):
+                self._metrics.resumes[why] += 1
                 return None
             previous, record.owner = record.owner, self._edge
             record.client_rooms, record.data = grant.client_rooms, grant.data
@@ -198,7 +199,7 @@ class Sessions:
         await membership.follower.bring_up_to_date(name, record)
         # From here to the insertion nothing waits: no move can come between.
         if not still_there() or record.disconnect is not None:
-            membership.abandon(socket, record.rooms, Fate.AWAY if record.disconnect is None else Fate.GONE)
+            membership.abandon(socket, record.rooms, Event.LOST if record.disconnect is None else Event.KICKED)
             return None
         membership.insert(socket, record.rooms)
         self._metrics.resumes["resumed"] += 1

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from enum import Enum
 from typing import Any
 
 from roomcast.membership import Change
@@ -13,17 +12,7 @@ from roomcast_edge.closing import CloseCode
 from roomcast_edge.dialects import Dialect
 from roomcast_edge.outbox import Outbox
 from roomcast_edge.records import Record
-
-
-class Fate(Enum):
-    """What a socket's record says when it is written next."""
-
-    HERE = "here"
-    AWAY = "away"
-    """It may come back within the resume window."""
-    GONE = "gone"
-    RELEASED = "released"
-    """Another edge writes it from now on."""
+from roomcast_edge.session_state import Fate
 
 
 def _nothing(*_: object) -> None:

@@ -15,8 +15,9 @@ from roomcast_edge.closing import CloseCode
 from roomcast_edge.coordinator import Coordinator
 from roomcast_edge.keeper import Elsewhere
 from roomcast_edge.records import Record
+from roomcast_edge.session_state import Event
 from roomcast_edge.sessions import Sessions
-from roomcast_edge.socket import EdgeSocket, Fate
+from roomcast_edge.socket import EdgeSocket
 from roomcast_edge.workshop import Workshop
 from support.workbench import TTL, Workbench, workbench
 
@@ -117,7 +118,7 @@ async def test_a_socket_that_leaves_in_the_middle_of_a_move_takes_the_move_along
     sockets = await crowd(bench, "a")
     await bench.move("a", join=("b",), leave=("a",))
     task, waiting = await in_the_middle(bench, sockets)
-    saved = bench.membership.remove(waiting[0], Fate.AWAY)
+    saved = bench.membership.remove(waiting[0], Event.LOST)
     await asyncio.gather(task, saved)
     assert await bench.resumable(waiting[0]) == {"b"}
     assert waiting[0].id not in bench.members("b")
@@ -128,7 +129,7 @@ async def test_a_client_that_vanishes_in_the_middle_of_a_disconnect_may_not_come
     await bench.move("a", disconnect="out")
     task, waiting = await in_the_middle(bench, sockets)
     bench.ended[waiting[0].id] = CloseCode.GOING_AWAY  # its connection is over: there is nothing left to close
-    bench.membership.remove(waiting[0], Fate.AWAY)
+    bench.membership.remove(waiting[0], Event.LOST)
     await task
     await bench.keeper.settled()
     assert bench.index.sockets == {}
@@ -230,7 +231,7 @@ async def test_a_change_for_a_socket_that_is_away_waits_until_its_edge_is_in_ste
     coordinator = Coordinator(bench.edge, subjects, client, requests, bench.bucket, workshop)
     await bench.bucket.put(f"edge.{bench.edge}", b"{}", expect=0, ttl=TTL)
     socket = await bench.socket("a")
-    await bench.membership.remove(socket, Fate.AWAY)
+    await bench.membership.remove(socket, Event.LOST)
     await bench.move(socket.id, leave=("a",))
     join = asyncio.create_task(coordinator.change({"id": socket.id, "join": ["a"]}, ""))
     with pytest.raises(Refused, match="nothing was done"):

@@ -13,7 +13,8 @@ from roomcast_edge.closing import CloseCode
 from roomcast_edge.keeper import Elsewhere
 from roomcast_edge.kv import KvUnavailable
 from roomcast_edge.records import Record
-from roomcast_edge.socket import EdgeSocket, Fate
+from roomcast_edge.session_state import Event
+from roomcast_edge.socket import EdgeSocket
 from support.until import until
 from support.workbench import TTL, Workbench, workbench
 
@@ -170,7 +171,7 @@ async def test_the_end_of_a_connection_is_written_though_a_change_before_it_is_r
     socket = await bench.socket("a")
     bench.bucket.refusing = True
     change = join(bench, socket, "b")
-    away = bench.membership.remove(socket, Fate.AWAY)
+    away = bench.membership.remove(socket, Event.LOST)
     await until(lambda: len(bench.bucket.puts) > 10, what="it was tried for longer than a change waits")
     bench.bucket.refusing = False
     assert await outcomes(change, away) == [None, None], "who waited that long is told the truth"
@@ -234,7 +235,7 @@ async def test_moves_after_a_socket_has_left_are_left_to_whoever_takes_it_up(ben
     """Its last write comes late; the moves that this edge has applied meanwhile did not reach it any more."""
     socket, other = await bench.socket("a"), await bench.socket("a")
     bench.bucket.refusing = True
-    away = bench.membership.remove(socket, Fate.AWAY)
+    away = bench.membership.remove(socket, Event.LOST)
     sequence = await bench.move("a", join=("b",))
     await bench.follower.read_to_end()
     assert other.rooms == {"a", "b"}
@@ -248,9 +249,9 @@ async def test_moves_after_a_socket_has_left_are_left_to_whoever_takes_it_up(ben
 
 async def test_a_socket_that_is_gone_leaves_no_record(bench):
     socket = await bench.socket("a")
-    await bench.membership.remove(socket, Fate.GONE)
+    await bench.membership.remove(socket, Event.LEFT)
     assert await bench.record(socket) is None
-    assert bench.membership.remove(socket, Fate.AWAY) is None, "twice is no error"
+    assert bench.membership.remove(socket, Event.LOST) is None, "twice is no error"
 
 
 async def test_a_record_that_lags_behind_moves_is_brought_up_by_its_reader(bench):

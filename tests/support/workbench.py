@@ -23,7 +23,8 @@ from roomcast_edge.membership import Membership
 from roomcast_edge.metrics import Metrics
 from roomcast_edge.outbox import FanOut
 from roomcast_edge.records import Move, Record, new_edge_id, new_socket_id
-from roomcast_edge.socket import EdgeSocket, Fate
+from roomcast_edge.session_state import closed_with
+from roomcast_edge.socket import EdgeSocket
 
 TTL = 600.0
 
@@ -100,8 +101,7 @@ class Workbench:
         def end(code: CloseCode, _: str) -> None:
             if name not in self.ended:
                 self.ended[name] = code
-                fate = {CloseCode.REPLACED: Fate.RELEASED, CloseCode.KICKED: Fate.GONE}.get(code, Fate.AWAY)
-                self.membership.remove(socket, fate)
+                self.membership.remove(socket, closed_with(code))
 
         transport = cast(asyncio.Transport, SilentTransport())
         socket = EdgeSocket(transport, JsonDialect(), 1 << 20, lambda: None, end, name, "hash", plain=False)
