@@ -5,14 +5,12 @@ from __future__ import annotations
 import asyncio
 import inspect
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from support.edges import EdgeProcess
+from support.edges import EdgeProcess, StartEdge
 from support.nats_servers import NatsCluster, NatsServer
-
-StartEdge = Callable[..., Awaitable[EdgeProcess]]
 
 
 @pytest.fixture(scope="session")

@@ -6,13 +6,12 @@ import asyncio
 
 import pytest
 
-from conftest import StartEdge
 from roomcast.bench.connection import Target
 from roomcast.bench.machine import raise_file_limit
 from roomcast.bench.rooms import cast_to_many, fill_rooms, fill_sockets
 from roomcast.bench.run import Run, Size
 from roomcast.bench.system import System
-from support.edges import EdgeProcess
+from support.edges import EdgeProcess, StartEdge
 from support.nats_servers import NatsServer
 
 ROOM_BYTES = 1024

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from commands.system import ENV, roomcast
-from conftest import StartEdge
+from support.edges import StartEdge
 from support.nats_servers import NatsServer
 from support.until import until
 

@@ -113,6 +113,7 @@ class Edge:
         self.log = MoveLog(self.head)
         self.held: dict[str, Held] = {}
         self.cut = False
+        self.lease_lost = False
         self.unwritten: list[Held] = []
 
     def read_log(self) -> None:
@@ -150,7 +151,9 @@ class Edge:
         if self.cut:
             self.unwritten.append(held)
             return False
-        while held.fate is not Fate.RELEASED:
+        for _ in range(3):
+            if held.fate is Fate.RELEASED:
+                return False
             here = held.fate is Fate.HERE
             applied = self.head if here else held.applied
             record = Record(self.name if here else None, held.rooms, applied, held.hash)
@@ -161,10 +164,12 @@ class Edge:
                     held.revision = self.store.put(held.id, None, held.revision)
                 return True
             except WrongRevision:
-                self.merge(held)
-        return False
+                if not self.merge(held):
+                    return False
+        raise AssertionError("a write is either done after a merge or given up")
 
-    def merge(self, held: Held) -> None:
+    def merge(self, held: Held) -> bool:
+        """Learn who wrote the record since; whether there is still something for this edge to write."""
         record, revision = self.store.get(held.id)
         event = overtaken(record, held.hash, self.name)
         if event is None:
@@ -173,11 +178,12 @@ class Edge:
             if held.fate is Fate.HERE and record.owner is None:
                 self.replay(held.id, record)
                 held.rooms = record.rooms
-            return
-        if event is Event.EXPIRED:
-            held.revision = 0
+            return True
+        again = event is Event.EXPIRED and held.fate is not Fate.HERE
+        held.revision = 0
         self.held.pop(held.id, None)
         held.fate = held.fate.after(event)
+        return again
 
     def replay(self, name: str, record: Record) -> None:
         """Bring a record up to date; the log reaches back as far as it must."""
@@ -200,15 +206,15 @@ class Edge:
         if why := obstacle(record, secret, None):
             return why
         owner = release.get(record.owner or "")
-        silent = owner is not None and owner.cut
-        if owner is not None and not silent and name in owner.held:
+        silent = owner is not None and owner.cut and not owner.lease_lost
+        if owner is not None and not owner.cut and name in owner.held:
             owner.end(owner.held[name], closed_with(CloseCode.REPLACED))
         self.read_log()
         self.replay(name, record)
         return obstacle(record, secret, None) or (name, record, revision, silent)
 
     def take(self, name: str, record: Record, revision: int, silent: bool) -> str:
-        """The second half: become the owner in the record, leave a note for a silent one, then hold the session."""
+        """The second half: become the owner in the record, leave a note for one that has its lease, then hold it."""
         record.owner = self.name
         revision = self.store.put(name, record.to_json(), revision)
         if silent:
@@ -218,14 +224,16 @@ class Edge:
         return ""
 
     def come_back(self) -> None:
-        """The log first, then the claims of all records."""
-        self.cut = False
+        """The log first, then what is unwritten, and the claims of all records where the lease was lost."""
+        claimed = list(self.held) if self.lease_lost else []
+        self.cut = self.lease_lost = False
         self.read_log()
         unwritten, self.unwritten = self.unwritten, []
         for held in unwritten:
             self.write(held)
-        for held in list(self.held.values()):
-            self.write(held)
+        for name in claimed:
+            if name in self.held:
+                self.write(self.held[name])
 
 
 # -- the model -----------------------------------------------------------------------------------------------------
@@ -270,6 +278,9 @@ class SessionsOverEdges(RuleBasedStateMachine):
     def client(self, number: int) -> Client:
         return self.clients[number % len(self.clients)]
 
+    def reachable(self) -> list[Edge]:
+        return [edge for edge in self.edges.values() if not edge.cut]
+
     def told(self, client: Client, change: Change) -> None:
         """What a change does to the truth."""
         if change.leave_all:
@@ -293,17 +304,16 @@ class SessionsOverEdges(RuleBasedStateMachine):
 
     # -- what happens --------------------------------------------------------------------------------------------
 
-    @rule(name=edges, first=rooms)
-    def connect(self, name: str, first: list[str]) -> None:
-        edge = self.edges[name]
-        if edge.cut or len(self.clients) == 4:
-            return
+    @precondition(lambda self: len(self.clients) < 2 and self.reachable())
+    @rule(number=some, first=rooms)
+    def connect(self, number: int, first: list[str]) -> None:
+        edge = self.reachable()[number % len(self.reachable())]
         edge.read_log()
-        secret, socket_id = new_secret(), new_socket_id(name)
+        secret, socket_id = new_secret(), new_socket_id(edge.name)
         held = Held(socket_id, secret_hash(secret), set(first), edge.head, 0)
         assert edge.write(held), "nobody knows its id yet"
         edge.held[socket_id] = held
-        self.clients.append(Client(socket_id, f"{socket_id}.{secret}", set(held.rooms), at=name))
+        self.clients.append(Client(socket_id, f"{socket_id}.{secret}", set(held.rooms), at=edge.name))
 
     @precondition(lambda self: self.clients)
     @rule(number=some, change=changes(), kick=st.sampled_from([False, False, False, False, True]))
@@ -334,10 +344,10 @@ class SessionsOverEdges(RuleBasedStateMachine):
     def kicked_by_a_move(self, source: str) -> None:
         self.put_move(source, Change(disconnect="out"))
 
-    @rule(name=edges)
-    def reads_the_log(self, name: str) -> None:
-        if not self.edges[name].cut:
-            self.edges[name].read_log()
+    @precondition(lambda self: self.reachable())
+    @rule(number=some)
+    def reads_the_log(self, number: int) -> None:
+        self.reachable()[number % len(self.reachable())].read_log()
 
     @precondition(lambda self: self.clients)
     @rule(number=some, event=st.sampled_from([Event.LOST, Event.LEFT]))
@@ -354,13 +364,11 @@ class SessionsOverEdges(RuleBasedStateMachine):
         elif event is Event.LEFT:
             self.clients.remove(client)  # whether its leaving is ever known is open
 
-    @precondition(lambda self: self.clients)
-    @rule(number=some, name=edges)
-    def resume(self, number: int, name: str) -> None:
+    @precondition(lambda self: self.clients and self.reachable())
+    @rule(number=some, where=some)
+    def resume(self, number: int, where: int) -> None:
         """The edge before may believe in the old connection still, be cut off, or dead."""
-        client, edge = self.client(number), self.edges[name]
-        if edge.cut:
-            return
+        client, edge = self.client(number), self.reachable()[where % len(self.reachable())]
         self.judge(client, edge, edge.resume(client.session, self.edges))
 
     def judge(self, client: Client, edge: Edge, why: str) -> None:
@@ -373,13 +381,11 @@ class SessionsOverEdges(RuleBasedStateMachine):
         if not client.over:
             assert edge.held[client.id].rooms == client.rooms, "a resume brings back the rooms, no more and no less"
 
-    @precondition(lambda self: self.clients)
-    @rule(number=some, one=edges, two=edges)
-    def two_edges_race(self, number: int, one: str, two: str) -> None:
+    @precondition(lambda self: self.clients and len(self.reachable()) > 1)
+    @rule(number=some)
+    def two_edges_race(self, number: int) -> None:
         client = self.client(number)
-        if one == two or self.edges[one].cut or self.edges[two].cut:
-            return
-        takes = {name: self.edges[name].look(client.session, self.edges) for name in (one, two)}
+        takes = {edge.name: edge.look(client.session, self.edges) for edge in self.reachable()[:2]}
         won = []
         for name, take in takes.items():
             if isinstance(take, str):
@@ -393,20 +399,25 @@ class SessionsOverEdges(RuleBasedStateMachine):
         for name in won:
             self.judge(client, self.edges[name], "")
 
+    @precondition(lambda self: self.clients and self.reachable())
+    @rule(number=some)
+    def a_forged_session(self, number: int) -> None:
+        client, edge = self.client(number), self.reachable()[0]
+        assert edge.resume(f"{client.id}.{new_secret()}", self.edges) in ("forged", "unknown")
+
     @precondition(lambda self: self.clients)
-    @rule(number=some, name=edges)
-    def a_forged_session(self, number: int, name: str) -> None:
-        client, edge = self.client(number), self.edges[name]
-        if not edge.cut:
-            assert edge.resume(f"{client.id}.{new_secret()}", self.edges) in ("forged", "unknown")
+    @rule(number=some, lease_lost=st.booleans())
+    def its_edge_is_cut_off(self, number: int, lease_lost: bool) -> None:
+        """For longer than its lease, or not."""
+        edge = self.edges.get(self.client(number).at)
+        if edge is not None:
+            edge.cut, edge.lease_lost = True, edge.lease_lost or lease_lost
 
-    @rule(name=edges)
-    def is_cut_off(self, name: str) -> None:
-        self.edges[name].cut = True
-
-    @rule(name=edges)
-    def comes_back(self, name: str) -> None:
-        self.edges[name].come_back()
+    @precondition(lambda self: len(self.reachable()) < len(EDGES))
+    @rule(number=some)
+    def an_edge_comes_back(self, number: int) -> None:
+        cut = [edge for edge in self.edges.values() if edge.cut]
+        cut[number % len(cut)].come_back()
 
     @rule(name=edges)
     def is_killed(self, name: str) -> None:
@@ -458,4 +469,4 @@ class SessionsOverEdges(RuleBasedStateMachine):
 
 
 TestSessionsOverEdges = SessionsOverEdges.TestCase
-TestSessionsOverEdges.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)
+TestSessionsOverEdges.settings = settings(max_examples=500, stateful_step_count=30, deadline=None)

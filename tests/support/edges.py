@@ -10,6 +10,7 @@ import sys
 import tempfile
 import urllib.error
 import urllib.request
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from support.until import until
@@ -125,3 +126,7 @@ class EdgeProcess:
         _, text = await self.get("/metrics")
         rows = [line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#")]
         return sum(float(value) for key, value in rows if key == name or key.startswith(name + "{"))
+
+
+StartEdge = Callable[..., Awaitable[EdgeProcess]]
+"""What the fixture ``start_edge`` is: called with the NATS servers and the edge's settings."""
