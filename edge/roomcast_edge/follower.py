@@ -12,7 +12,6 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 
-from roomcast.membership import Change
 from roomcast_edge.index import Index
 from roomcast_edge.kv import Bucket, Entry, KvUnavailable
 from roomcast_edge.metrics import Metrics
@@ -30,8 +29,10 @@ SLICE_SECONDS = 0.004
 """A large move lets everything else run this often."""
 SLICE_CHECK = 32
 KEPT_RESULTS = 20_000
+AHEAD_PATIENCE = 2.0
+AHEAD_PAUSE = 0.02
 
-Apply = Callable[[EdgeSocket, Change, str], bool]
+Apply = Callable[[EdgeSocket, Move], bool]
 
 
 class Follower:
@@ -127,7 +128,17 @@ class Follower:
                     await self._take(entry)
 
     async def bring_up_to_date(self, own: str, record: Record) -> None:
-        """Replay over a record all moves that this edge has begun to apply. ``KvUnavailable``."""
+        """Replay over a record all moves that this edge has begun to apply. ``KvUnavailable``.
+
+        A record may be ahead of this edge: then the edge catches up first, or it would apply those moves again.
+        """
+        deadline = time.monotonic() + AHEAD_PATIENCE
+        while record.applied > self.head:
+            await self.read_to_end()
+            if record.applied > self.head:
+                if time.monotonic() > deadline:
+                    raise KvUnavailable("the log of moves ends before what a record includes; a replica lags")
+                await asyncio.sleep(AHEAD_PAUSE)
         while True:
             if record.applied < self.log.since:
                 await self._reach_back(record.applied)
@@ -185,7 +196,7 @@ class Follower:
         self._wake()
 
     def _apply_to(self, socket: EdgeSocket, move: Move) -> bool:
-        return self._apply(socket, move.change, move.owner)
+        return self._apply(socket, move)
 
     def _parse(self, entry: Entry) -> Move | None:
         if entry.value is None:

@@ -15,6 +15,7 @@ from roomcast_edge.keeper import Elsewhere, Keeper
 from roomcast_edge.kv import Bucket
 from roomcast_edge.metrics import Metrics
 from roomcast_edge.outbox import FanOut
+from roomcast_edge.records import Move
 from roomcast_edge.session_state import Event
 from roomcast_edge.socket import EdgeSocket
 
@@ -124,9 +125,10 @@ class Membership:
         leave = tuple(socket.rooms - rooms)
         self._hear(self.index.change(socket, Change(join=tuple(rooms), leave=leave)))
 
-    def _apply_move(self, socket: EdgeSocket, change: Change, owner: str) -> bool:
-        if owner:
-            if owner == self._edge:
+    def _apply_move(self, socket: EdgeSocket, move: Move) -> bool:
+        change = move.change
+        if move.owner:
+            if move.owner == self._edge or socket.revision > move.taken:
                 return False
             socket.end(CloseCode.REPLACED, "the session was taken up elsewhere")
             return True

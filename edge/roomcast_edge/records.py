@@ -148,12 +148,14 @@ class Move:
     """Its place in the stream."""
     owner: str = ""
     """The edge that took the socket ``source`` over while its edge was silent: any other lets go of it."""
+    taken: int = 0
+    """The revision of the record by which that edge took it: whoever has a later one took it back since."""
 
     def to_json(self) -> bytes:
         """The value in the bucket."""
         body = {"v": VERSION, "from": self.source, **self.change.to_json()}
         if self.owner:
-            body["owner"] = self.owner
+            body |= {"owner": self.owner, "taken": self.taken}
         return orjson.dumps(body)
 
     @classmethod
@@ -163,7 +165,8 @@ class Move:
         source = body.get("from")
         if not isinstance(source, str):
             raise ValueError("not a move: it has no 'from'")
-        return cls(move_id, source, Change.parse(body), sequence, str(body.get("owner", "")))
+        owner, taken = str(body.get("owner", "")), body.get("taken", 0)
+        return cls(move_id, source, Change.parse(body), sequence, owner, taken if isinstance(taken, int) else 0)
 
 
 def _versioned(value: bytes, what: str) -> Mapping[str, Any]:

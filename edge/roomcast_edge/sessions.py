@@ -183,7 +183,7 @@ class Sessions:
                 rival = True
                 continue
             if silent and previous is not None:
-                await self._leave_note(name)
+                await self._leave_note(name, revision)
             return record, revision
         self._metrics.resumes["lost_race"] += 1
         return None
@@ -231,9 +231,10 @@ class Sessions:
         self._dead[owner] = time.monotonic()
         return None
 
-    async def _leave_note(self, name: str) -> None:
+    async def _leave_note(self, name: str, revision: int) -> None:
         """Tell a silent edge, in the log that it reads when it is back, that the socket is ours now."""
-        move = Move(id=name.replace(".", "-") + f"-{time.time_ns():x}", source=name, change=Change(), owner=self._edge)
+        note = name.replace(".", "-") + f"-{revision:x}"
+        move = Move(id=note, source=name, change=Change(), owner=self._edge, taken=revision)
         await self._bucket.put(f"move.{move.id}", move.to_json(), expect=None, ttl=MOVE_TTL)
 
     def let_go(self, name: str) -> bool:

@@ -148,13 +148,30 @@ async def test_a_single_change_to_a_socket_that_the_move_disconnects_finds_nobod
 
 
 async def test_a_note_of_a_takeover_ends_the_socket_here_and_nowhere_else(bench):
-    taken, kept = await bench.socket("a"), await bench.socket("a")
-    await bench.move(taken.id, owner="another1")
-    await bench.move(kept.id, owner=bench.edge)
+    taken, kept, back = [await bench.socket("a") for _ in range(3)]
+    await bench.move(taken.id, owner="another1", taken=taken.revision + 1)
+    await bench.move(kept.id, owner=bench.edge, taken=kept.revision)
+    await bench.move(back.id, owner="another1", taken=back.revision - 1)  # and taken back since
     await bench.follower.read_to_end()
     assert bench.ended == {taken.id: CloseCode.REPLACED}
-    assert bench.members("a") == {kept.id}
+    assert bench.members("a") == {kept.id, back.id}
     assert (await bench.record(taken)).owner == bench.edge, "its record is the other edge's to write"
+
+
+async def test_an_edge_that_lags_behind_a_record_does_not_apply_its_moves_again(nats, prefix):
+    async with workbench(nats.url, prefix) as ahead, workbench(nats.url, prefix) as behind:
+        socket = await ahead.socket("a")
+        await ahead.move("a", join=("b",), leave=("a",))
+        await ahead.follower.read_to_end()
+        _, saved = ahead.membership.change(socket, Change(join=("a",)))
+        await saved
+        record = await ahead.record(socket)
+        assert record.rooms == {"a", "b"}
+        await behind.follower.bring_up_to_date(socket.id, record)  # it takes the socket up
+        again = behind.make(socket.id)
+        behind.membership.insert(again, record.rooms)
+        await behind.follower.read_to_end()
+        assert again.rooms == {"a", "b"}, "the join came after the move, and was acknowledged"
 
 
 # -- reading -------------------------------------------------------------------------------------------------------

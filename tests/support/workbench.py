@@ -131,9 +131,9 @@ class Workbench:
         await self.follower.bring_up_to_date(socket.id, record)
         return None if record.disconnect is not None else record.rooms
 
-    async def move(self, source: str, *, owner: str = "", **change: object) -> int:
-        """Put a move into the log; its place."""
-        move = Move(os.urandom(8).hex(), source, Change(**change), owner=owner)  # type: ignore[arg-type]
+    async def move(self, source: str, *, owner: str = "", taken: int = 0, **change: object) -> int:
+        """Put a move into the log; its place. With an owner it is the note of a takeover at that revision."""
+        move = Move(os.urandom(8).hex(), source, Change(**change), owner=owner, taken=taken)  # type: ignore[arg-type]
         return await self.bucket.put(f"move.{move.id}", move.to_json(), expect=0, ttl=TTL)
 
     def members(self, room: str) -> set[str]:
