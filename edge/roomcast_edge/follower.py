@@ -132,19 +132,28 @@ class Follower:
 
         A record may be ahead of this edge: then the edge catches up first, or it would apply those moves again.
         """
-        deadline = time.monotonic() + AHEAD_PATIENCE
-        while record.applied > self.head:
-            await self.read_to_end()
-            if record.applied > self.head:
-                if time.monotonic() > deadline:
-                    raise KvUnavailable("the log of moves ends before what a record includes; a replica lags")
-                await asyncio.sleep(AHEAD_PAUSE)
+        if record.applied > self.head:
+            await self._catch_up_with(record.applied)
         while True:
             if record.applied < self.log.since:
                 await self._reach_back(record.applied)
             if self.log.since <= record.applied:
                 self.log.replay(own, record, self.head)
                 return
+
+    async def _catch_up_with(self, sequence: int) -> None:
+        """Apply every move up to a place in the stream, which need not be a move's own. ``KvUnavailable``."""
+        deadline = time.monotonic() + AHEAD_PATIENCE
+        newest = await self._bucket.get(MOVES)
+        until = 0 if newest is None else min(sequence, newest.revision)
+        while self.done < until:
+            await self.read_to_end()
+            if self.done < until:
+                if time.monotonic() > deadline:
+                    raise KvUnavailable("the log of moves ends before what a record includes; a replica lags")
+                await asyncio.sleep(AHEAD_PAUSE)
+        if self._now is None:
+            self.head = self.done = max(self.head, sequence)
 
     async def _reach_back(self, sequence: int) -> None:
         async with self._backfill:
