@@ -88,28 +88,40 @@ class Asking:
         """The answer of any edge, which coordinates the others."""
         tries = ASKS if verb in REPEATABLE else 1
         deadline = time.monotonic() + timeout
-        asked: list[asyncio.Future[Reply]] = []
+        asked: set[asyncio.Future[Reply]] = set()
+        pending: set[asyncio.Future[Reply]] = set()
+        refusal: BusUnavailable | None = None
         try:
-            while True:
-                left = max(0.05, deadline - time.monotonic())
-                body["timeout"] = max(0.05, left - min(ANSWER_MARGIN, left / 4))
-                asked.append(self._requests.ask(self._subjects.api(verb), orjson.dumps(body), left))
-                last = len(asked) >= tries
-                answered, _ = await asyncio.wait(
-                    asked, timeout=None if last else timeout / tries, return_when=asyncio.FIRST_COMPLETED
-                )
-                if answered:
-                    reply = answered.pop().result()
-                    break
-        except NoResponders:
-            raise BusUnavailable("no edge is running (nobody listens on " + self._subjects.api(verb) + ")") from None
-        except BusTimeout:
-            raise BusTimeout(f"no edge has answered within {timeout:g} s; whether it was done is unknown") from None
+            while pending or refusal is None:
+                if refusal is None and len(asked) < tries:
+                    future = self._ask_any(verb, body, max(0.05, deadline - time.monotonic()))
+                    asked.add(future)
+                    pending.add(future)
+                patience = timeout / tries if refusal is None and len(asked) < tries else None
+                answered, pending = await asyncio.wait(pending, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
+                for future in answered:
+                    try:
+                        reply = future.result()
+                    except NoResponders:
+                        nobody = f"no edge is running (nobody listens on {self._subjects.api(verb)})"
+                        refusal = refusal or BusUnavailable(nobody)
+                        continue
+                    except BusTimeout:
+                        late = f"no edge has answered within {timeout:g} s; whether it was done is unknown"
+                        raise BusTimeout(late) from None
+                    try:
+                        return parse_answer(reply.data, name)
+                    except BusUnavailable as error:  # what one edge refuses, another may be doing: hear them all
+                        refusal = error
+            raise refusal
         finally:
             for future in asked:
                 future.cancel()
                 _ = future.cancelled() or future.exception()  # the others may have failed at the same moment
-        return parse_answer(reply.data, name)
+
+    def _ask_any(self, verb: str, body: dict[str, Any], left: float) -> asyncio.Future[Reply]:
+        body["timeout"] = max(0.05, left - min(ANSWER_MARGIN, left / 4))
+        return self._requests.ask(self._subjects.api(verb), orjson.dumps(body), left)
 
     async def move(self, source: str, change: Change, timeout: float) -> MoveResult:
         """Make a change on all members of a room; done when every live edge has said so itself."""

@@ -136,10 +136,10 @@ class Serving:
     def _taker(self, served: _Served) -> Callable[[Message], Awaitable[None]]:
         async def take(message: Message) -> None:
             tokens = message.subject.removeprefix(f"{self._subjects.prefix}.")
-            if served.route is not None and self._meant(tokens) is not served:
-                return  # the more literal route of this service has its own copy
+            # Of overlapping routes in one queue group NATS picks any: the most literal one is meant.
+            meant = self._meant(tokens) if served.route is not None else served
             await self._places.acquire()
-            self._spawn(self._work(served, tokens, message))
+            self._spawn(self._work(meant or served, tokens, message))
 
         return take
 
