@@ -91,6 +91,7 @@ async def test_a_chat_over_two_edges_outlives_one_of_them(nats, prefix, start_ed
         await ann.shows("#messages", "Bob: Still there?")
         await says(ann, "Of course")
         await bob.shows("#messages", "Ann: Of course")
+        await ann.shows("#messages", "Ann: Of course")
         lines = "[...document.querySelectorAll('#messages li')].map(item => item.textContent)"
         assert await bob.evaluate(lines) == await ann.evaluate(lines), "both have seen the same"
         assert len(await bob.evaluate("seen.ids")) == 1, "who was on the other edge has noticed nothing"
