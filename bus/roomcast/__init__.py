@@ -3,6 +3,7 @@
 from roomcast._version import __version__
 from roomcast.bus import Bus
 from roomcast.errors import (
+    BusRefused,
     BusTimeout,
     BusUnavailable,
     Incomplete,
@@ -26,6 +27,7 @@ from roomcast.membership import ChangeResult, EdgeResult, MoveResult, Socket
 __all__ = [
     "BadRequest",
     "Bus",
+    "BusRefused",
     "BusTimeout",
     "BusUnavailable",
     "ChangeResult",

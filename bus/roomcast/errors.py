@@ -24,6 +24,10 @@ class BusUnavailable(RoomcastError):
     """NATS, or the part of it that the call needs, is away now. Nothing was done, or it says that nobody knows."""
 
 
+class BusRefused(BusUnavailable):
+    """NATS does not let this client in, or shows a certificate that is not trusted. Trying again changes nothing."""
+
+
 class BusTimeout(RoomcastError):
     """No answer came in time. Whether the change was made is unknown; asking for it again is safe."""
 
