@@ -202,17 +202,24 @@ class MendedClient(Client):
         self._write_soon(b"PING\r\n")
 
     async def _process_connect_init(self) -> None:
+        self._server_info = {}
         try:
             await super()._process_connect_init()
             if not self.is_connected:  # nats-py takes an end of the connection here for a success
                 for task in (self._reading_task, self._ping_interval_task, self._flusher_task):
                     if task is not None:
                         task.cancel()
-                raise errors.Error("nats: the server closed the connection in the handshake")
-        except (ssl.SSLError, errors.Error) as error:
-            if not self._let_in and (why := _refusal(error)):
+                raise errors.UnexpectedEOF
+        except Exception as error:
+            stream = self._stream()
+            if stream is not None:
+                stream.abort()
+            self._transport = None  # after a TLS handshake that failed, waiting for its end would never end
+            why = "" if self._let_in else _refusal(error, self._server_info)
+            if why and self._current_server is not None:
                 await super()._close(Client.DISCONNECTED, False)
-                raise BusRefused(f"NATS at {self._address()} cannot be used: {why}") from error
+                where = masked(self._current_server.uri.geturl())
+                raise BusRefused(f"NATS at {where} cannot be used: {why}") from error
             raise
         self._let_in = True
 
@@ -241,9 +248,6 @@ class MendedClient(Client):
             if self.is_connected:
                 await self._process_op_err(errors.Error("nats: this node goes away (lame duck)"))
             return
-
-    def _address(self) -> str:
-        return masked(self._current_server.uri.geturl()) if self._current_server is not None else "?"
 
     async def _attempt_reconnect(self) -> None:
         transport = self._stream()
@@ -282,12 +286,14 @@ class MendedClient(Client):
         await super()._select_next_server()
 
 
-def _refusal(error: Exception) -> str:
+def _refusal(error: Exception, info: dict[str, Any]) -> str:
     """Why a server will never take this client as it is; empty where trying again may help."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"its certificate is not trusted ({error.verify_message}); name its CA with nats_ca"
+    if info.get("tls_verify") and isinstance(error, ssl.SSLError | ConnectionError | errors.UnexpectedEOF):
+        return "it wants a client certificate that it trusts: nats_cert and nats_key"
     if isinstance(error, ssl.SSLError):
-        return f"TLS fails ({str(error.reason).lower().replace('_', ' ')}); does it want nats_cert and nats_key?"
+        return f"TLS fails ({str(error.reason).lower().replace('_', ' ')})"
     if isinstance(error, errors.SecureConnRequiredError):
         return "it does not speak TLS, which nats_ca or nats_cert ask for"
     text = str(error).removeprefix("nats: ").strip("'")

@@ -67,14 +67,20 @@ def operator_mode() -> tuple[str, str]:
     """The configuration of a server that trusts an operator's JWTs, and the text of a .creds file of one user."""
     operator, operator_key = new_nkey(nkeys.PREFIX_BYTE_OPERATOR)
     account, account_key = new_nkey(nkeys.PREFIX_BYTE_ACCOUNT)
+    _, system_key = new_nkey(nkeys.PREFIX_BYTE_ACCOUNT)
     user, user_key = new_nkey(nkeys.PREFIX_BYTE_USER)
-    limits = {"mem_storage": -1, "disk_storage": -1, "streams": -1, "consumer": -1}
-    limits |= {"subs": -1, "conn": -1, "leaf": -1, "imports": -1, "exports": -1, "data": -1, "payload": -1}
+    limits = dict.fromkeys(("subs", "conn", "leaf", "imports", "exports", "data", "payload"), -1)
+    stored = dict.fromkeys(("mem_storage", "disk_storage", "streams", "consumer"), -1)
     operator_jwt = _jwt(operator, operator_key, operator_key, {"type": "operator", "version": 2})
-    account_jwt = _jwt(operator, operator_key, account_key, {"type": "account", "version": 2, "limits": limits})
+    about = {"type": "account", "version": 2}
+    account_jwt = _jwt(operator, operator_key, account_key, {**about, "limits": limits | stored})
+    system_jwt = _jwt(operator, operator_key, system_key, {**about, "limits": limits})
     open_ended = {"subs": -1, "data": -1, "payload": -1}
     user_jwt = _jwt(account, account_key, user_key, {"type": "user", "version": 2, **open_ended})
-    config = f"operator: {operator_jwt}\nresolver: MEMORY\nresolver_preload: {{ {account_key}: {account_jwt} }}\n"
+    config = (
+        f"operator: {operator_jwt}\nsystem_account: {system_key}\nresolver: MEMORY\n"
+        f"resolver_preload {{\n{account_key}: {account_jwt}\n{system_key}: {system_jwt}\n}}\n"
+    )
     credentials = (
         f"-----BEGIN NATS USER JWT-----\n{user_jwt}\n------END NATS USER JWT------\n\n"
         f"-----BEGIN USER NKEY SEED-----\n{user}\n------END USER NKEY SEED------\n"
