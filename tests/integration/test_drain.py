@@ -67,7 +67,9 @@ async def test_a_drain_is_seen_waits_and_keeps_its_pace(nats, prefix, start_edge
         assert time.monotonic() < began + 1.5, "all this was within the delay"
         closed = await asyncio.gather(*[when_closed(client) for client in [*clients, late]])
         assert min(closed) - began >= 1.5, "nobody is closed before the delay is over"
-        assert busiest(closed, 0.5) <= (SOCKETS / SECONDS) * 0.8, "no half a second closes more than its share, and a bit"
+        assert busiest(closed, 0.5) <= (SOCKETS / SECONDS) * 0.8, (
+            "no half a second closes more than its share, and a bit"
+        )
         assert max(closed) - min(closed) > SECONDS * 0.7, "they are spread over the time"
         assert {client.close_code for client in clients} == {1012}
         hints = {re.sub(r".*come back in (\d\.\d) s", r"\1", client.close_reason) for client in clients}
@@ -149,4 +151,5 @@ async def test_nats_may_blink_during_a_drain(fresh_nats, prefix, start_edge):
         back = await asyncio.gather(*[Client.open(refuge.url, session=client.session) for client in clients])
         assert all(client.resumed for client in back)
         assert "left without a word" not in edge.log
+        assert "in step with the log" in edge.log, "it held casts and answers until it was in step again"
         await asyncio.gather(*[client.close() for client in back])
