@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING, cast
 
 from websockets.exceptions import PayloadTooBig, ProtocolError
-from websockets.frames import Frame, Opcode
+from websockets.frames import Frame
 from websockets.http11 import Request
 from websockets.protocol import State
 from websockets.server import ServerProtocol
@@ -17,15 +17,13 @@ from roomcast_edge.closing import CloseCode
 from roomcast_edge.dialects import Attachments, Connect, Decoded, Dialect, Emit, Leave, Refusal, Say
 from roomcast_edge.frames import close_frame
 from roomcast_edge.handshake import Handshake
+from roomcast_edge.messages import Messages
 from roomcast_edge.session_state import Event, closed_with
 from roomcast_edge.sessions import Opened
 from roomcast_edge.socket import EdgeSocket
 
 if TYPE_CHECKING:
     from roomcast_edge.listener import Listener
-
-FRAGMENT_COST = 64
-"""What a fragment counts at least against the limit of a message: an endless run of empty ones ends too."""
 
 UNANSWERED = 64
 """Emits of one client that may wait for their answers before no more is read from it."""
@@ -40,13 +38,10 @@ class Connection(asyncio.Protocol):
     __slots__ = (
         "__weakref__",
         "_answering",
-        "_attachments",
         "_early",
-        "_fragments",
         "_handshake",
         "_listener",
-        "_size",
-        "_swallows",
+        "_messages",
         "_timer",
         "_transport",
         "_ws",
@@ -63,8 +58,7 @@ class Connection(asyncio.Protocol):
         self._listener = listener
         self._transport: asyncio.Transport
         self._ws = ServerProtocol(max_size=listener.settings.message_limit, logger=quiet)
-        self._fragments: list[bytes] | None = None
-        self._size = 0
+        self._messages = Messages(listener.settings.message_limit)
         # Messages that came with the handshake, before the socket was greeted.
         self._early: list[bytes] = []
         self._timer: asyncio.TimerHandle | None = None
@@ -76,10 +70,6 @@ class Connection(asyncio.Protocol):
         self.closed = False
         self.heard = time.monotonic()
         self.pinged_at = self.heard
-        # Binary messages to come that belong to one that was refused.
-        self._attachments = 0
-        # Whether the fragments that come continue such a message.
-        self._swallows = False
         # Emits of this client that wait for an answer.
         self._answering = 0
         self.address = ""
@@ -204,32 +194,13 @@ class Connection(asyncio.Protocol):
     # -- frames of the client ----------------------------------------------------------------------------------------
 
     def _on_frame(self, frame: Frame) -> None:
-        opcode = frame.opcode
-        if opcode is Opcode.CONT and self._swallows:
-            self._swallows = not frame.fin
-        elif opcode is Opcode.TEXT or opcode is Opcode.CONT:
-            self._on_text(bytes(frame.data), frame.fin)
-        elif opcode is Opcode.BINARY and self._attachments:
-            self._attachments -= 1
-            self._swallows = not frame.fin
-        elif opcode is Opcode.BINARY:
-            self._listener.metrics.invalid["binary"] += 1
-            self.end(CloseCode.BINARY, "binary messages are not understood; send text")
-
-    def _on_text(self, data: bytes, fin: bool) -> None:
-        if self._fragments is None and fin:
-            self._on_message(data)
-            return
-        if self._fragments is None:
-            self._fragments, self._size = [], 0
-        self._fragments.append(data)
-        self._size += max(len(data), FRAGMENT_COST)
-        if self._size > self._listener.settings.message_limit:
-            self._listener.metrics.invalid["too_large"] += 1
-            self.end(CloseCode.TOO_LARGE, f"a message has at most {self._listener.settings.message_limit} bytes")
-        elif fin:
-            data, self._fragments = b"".join(self._fragments), None
-            self._on_message(data)
+        try:
+            text = self._messages.take(frame)
+        except Refusal as refusal:
+            self.refuse(refusal)
+        else:
+            if text is not None:
+                self._on_message(text)
 
     def _on_message(self, text: bytes) -> None:
         if self.closing is not None:
@@ -253,7 +224,7 @@ class Connection(asyncio.Protocol):
         elif isinstance(decoded, Leave):
             self.end(CloseCode.NORMAL if decoded.for_good else CloseCode.GOING_AWAY, "")
         elif isinstance(decoded, Attachments) and self.socket is not None:
-            self._attachments = decoded.count
+            self._messages.swallow(decoded.count)
             raise decoded.refusal
         elif decoded is not None:
             raise Refusal("bad_request", "not at this point of the protocol", close=CloseCode.PROTOCOL_ERROR)
