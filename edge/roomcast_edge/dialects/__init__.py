@@ -120,8 +120,12 @@ class Dialect(Protocol):
         """The refusal of an emit."""
         ...
 
+    def denial(self, code: CloseCode, message: str) -> bytes:
+        """What is sent before the close frame to a client that was never greeted; empty: nothing."""
+        ...
+
     def farewell(self, code: CloseCode) -> bytes:
-        """What is sent before the close frame; empty: nothing."""
+        """What is sent before the close frame to one that was; empty: nothing."""
         ...
 
     def decode(self, text: bytes) -> Decoded:

@@ -43,6 +43,10 @@ class JsonDialect:
         """1000, and no code at all (1005): the program closed. A page that is left says 1001, and may be back."""
         return code in (1000, 1005)
 
+    def denial(self, code: CloseCode, message: str) -> bytes:
+        """The close code says all."""
+        return b""
+
     def farewell(self, code: CloseCode) -> bytes:
         """The close code says all."""
         return b""
