@@ -280,7 +280,10 @@ class Connection(asyncio.Protocol):
         if self.closing is not None or self.closed:
             return
         self._note_close(code)
-        farewell = self.dialect.farewell(code) if self.dialect is not None else b""
+        farewell = b""
+        if self.dialect is not None:
+            greeted = self.socket is not None
+            farewell = self.dialect.farewell(code) if greeted else self.dialect.refusal(code, reason)
         if self._ws.state is State.OPEN:
             self._ws.send_close(code, reason.encode()[:123].decode("utf-8", "ignore"))
             self._ws.data_to_send()  # the frame is ours to send, behind what waits

@@ -32,6 +32,12 @@ class SocketIo:
         return str(self.all("connect")[-1]["id"])
 
     @property
+    def session(self) -> str:
+        """The secret with which it may return, as it was told last."""
+        seen = self.all("connect")[-1]
+        return str(seen["session"]) if "session" in seen else str(seen["pid"]).partition("~")[0]
+
+    @property
     def events(self) -> list[tuple[str, list[Any]]]:
         """The events that it heard: name and arguments."""
         return [(item["event"], item["args"]) for item in self.all("event")]
@@ -78,6 +84,8 @@ class Kind(Protocol):
     """The reasons that ``disconnect`` gives when the connection was lost: such a client comes back by itself."""
     server_disconnect: str
     """The reason when the server has said DISCONNECT."""
+    carries_session: str
+    """What carries the session of a client that returns: the ``pid`` of its auth, or the ``session`` of its query."""
 
     async def open(
         self, url: str, *, auth: Any = None, query: str = "", wait: bool = True, path: str = "/"
@@ -127,12 +135,14 @@ class JsSocketIo(SocketIo):
 
 
 class Node:
-    """A Node process with any number of socket.io-clients. Enter it to start."""
+    """A Node process with any number of socket.io-clients, of one version. Enter it to start."""
 
     transport_closed = frozenset({"transport close", "transport error"})
     server_disconnect = "io server disconnect"
 
-    def __init__(self) -> None:
+    def __init__(self, package: str = "socket.io-client", carries_session: str = "pid") -> None:
+        self.carries_session = carries_session
+        self._package = package
         self._names = itertools.count(1)
         self._sockets: dict[str, JsSocketIo] = {}
         self._process: asyncio.subprocess.Process
@@ -141,7 +151,7 @@ class Node:
     async def __aenter__(self) -> Node:
         pipe = asyncio.subprocess.PIPE
         self._process = await asyncio.create_subprocess_exec(
-            "node", str(HARNESS), stdin=pipe, stdout=pipe, limit=1 << 24
+            "node", str(HARNESS), self._package, stdin=pipe, stdout=pipe, limit=1 << 24
         )
         self._reader = asyncio.create_task(self._read())
         return self
@@ -164,14 +174,14 @@ class Node:
             self._sockets[seen.pop("name")].seen.append(seen)
 
     async def open(
-        self, url: str, *, auth: Any = None, query: str = "", wait: bool = True, path: str = "/"
+        self, url: str, *, auth: Any = None, query: str = "", wait: bool = True, path: str = "/", **more: Any
     ) -> JsSocketIo:
         client = JsSocketIo(self, f"socket {next(self._names)}")
         self._sockets[client._name] = client
         options: dict[str, Any] = {"auth": auth} if auth is not None else {}
         if query:
             options["query"] = dict(pair.split("=", 1) for pair in query.split("&"))
-        client.tell("connect", url=url + path, options=options)
+        client.tell("connect", url=url + path, options=options, **more)
         if wait:
             await client.sees("connect")
         return client
@@ -232,6 +242,7 @@ class Python:
 
     transport_closed = frozenset({"transport close", "transport error"})
     server_disconnect = "server disconnect"
+    carries_session = "pid"
 
     def __init__(self) -> None:
         self._session: aiohttp.ClientSession
