@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
 
 import orjson
 
@@ -41,13 +41,13 @@ def as_request(emit: Emit) -> Emit:
     if not isinstance(url, str) or not (url.startswith("/") or _is_method(method, emit.event)):
         return emit
     reply_id = JwrId(emit.reply_id) if emit.reply_id is not None else None
+    path, _, written = url.partition("#")[0].partition("?")
     try:
-        parts = urlsplit(url)
-        query = parse_qs(parts.query, keep_blank_values=True, errors="strict")
-    except ValueError:
-        raise Refusal("bad_request", f"{url[:100]!r} is no url", reply_id) from None
+        query = parse_qs(written, keep_blank_values=True, errors="strict")
+    except UnicodeDecodeError:
+        raise Refusal("bad_request", "the url is not UTF-8 where it is percent-encoded", reply_id) from None
     data = _with_query(query, asked.get("data"))
-    request = RouteRequest(emit.event.upper(), parts.path or "/", _headers(asked.get("headers")))
+    request = RouteRequest(emit.event.upper(), path or "/", _headers(asked.get("headers")))
     return Emit(emit.event, (data,), reply_id, request)
 
 
