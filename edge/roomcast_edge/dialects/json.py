@@ -23,6 +23,7 @@ class JsonDialect:
 
     name = "json"
     path = "/ws"
+    version = ""
     subprotocol = "roomcast.v1"
     connects_at_once = True
     ping = PING
@@ -48,6 +49,10 @@ class JsonDialect:
         return b""
 
     def farewell(self, code: CloseCode) -> bytes:
+        """The close code says all."""
+        return b""
+
+    def refusal(self, code: CloseCode, reason: str) -> bytes:
         """The close code says all."""
         return b""
 
