@@ -17,6 +17,7 @@ from roomcast.envelope import MAX_CAST_BYTES, cast_headers, encode_data
 from roomcast.errors import (
     BusTimeout,
     BusUnavailable,
+    ConnectionLost,
     Incomplete,
     RemoteError,
     RoomcastError,
@@ -234,7 +235,7 @@ class Bus:
             try:
                 await self.nats.drained()
             except nats_errors.Error as error:
-                raise BusUnavailable("NATS went away; whether the cast was delivered is unknown") from error
+                raise ConnectionLost("NATS went away; whether the cast was delivered is unknown") from error
 
     # -- changes of one socket, or of several by id ------------------------------------------------------------------
 

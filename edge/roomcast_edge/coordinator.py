@@ -19,7 +19,7 @@ from roomcast.nats_client import MendedClient
 from roomcast.requests import NoResponders, Requests
 from roomcast_edge.answers import Refused, timeout_of
 from roomcast_edge.keeper import MOVE_TTL
-from roomcast_edge.kv import Bucket, KvUnavailable, WrongRevision
+from roomcast_edge.kv import Bucket, KvUnavailable, KvUnknown, WrongRevision
 from roomcast_edge.records import Move, Record
 from roomcast_edge.sessions import SILENT_TWICE
 from roomcast_edge.workshop import Workshop
@@ -159,25 +159,35 @@ class Coordinator:
         }
 
     async def _put(self, move: Move, deadline: float) -> int:
-        """Store a move once: a retry with the same id is the same move."""
-        key = f"move.{move.id}"
-        unsure = ""
+        """Store a move, and try again until ``deadline``; returns its place in the log."""
+        unsure: KvUnknown | None = None
         while True:
             try:
-                return await self._bucket.put(key, move.to_json(), expect=0, ttl=MOVE_TTL)
-            except WrongRevision:
-                entry = await self._bucket.get(key)
-                if entry is not None and entry.value is not None:
-                    if entry.value != move.to_json():
-                        raise Refused("conflict", f"another bulk change has the id {move.id!r}") from None
-                    return entry.revision
+                return await self._put_once(move)
             except KvUnavailable as error:
-                unsure = unsure or (str(error) if "unknown" in str(error) else "")
+                if isinstance(error, KvUnknown):
+                    unsure = error
                 if time.monotonic() + 0.3 > deadline:
-                    if unsure:  # an earlier attempt may have been stored
-                        raise Refused("timeout", unsure) from None
-                    raise
+                    raise unsure or error from None  # an earlier attempt may have been stored
                 await asyncio.sleep(0.2)
+
+    async def _put_once(self, move: Move) -> int:
+        """A retry with the same id is the same move, whichever edge of whichever version stored it first."""
+        key = f"move.{move.id}"
+        try:
+            return await self._bucket.put(key, move.to_json(), expect=0, ttl=MOVE_TTL)
+        except WrongRevision:
+            pass
+        try:
+            entry = await self._bucket.get(key)
+        except KvUnavailable as error:
+            raise KvUnknown(f"whether the change was made is unknown: {error}") from None
+        if entry is None or entry.value is None:
+            raise KvUnavailable(f"the log of moves does not take {move.id!r} now")
+        stored = Move.from_json(move.id, entry.value, entry.revision)
+        if (stored.source, stored.change) != (move.source, move.change):
+            raise Refused("conflict", f"another bulk change has the id {move.id!r}")
+        return entry.revision
 
     # -- everybody ---------------------------------------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ from roomcast.membership import Change
 from roomcast.requests import NoResponders, Reply
 from roomcast_edge.closing import CloseCode
 from roomcast_edge.follower import Follower
-from roomcast_edge.kv import Bucket, KvRefused, KvUnavailable, WrongRevision
+from roomcast_edge.kv import Bucket, KvRefused, KvUnavailable, KvUnknown, WrongRevision
 from roomcast_edge.metrics import Metrics
 from roomcast_edge.records import Record, UnknownVersion
 from roomcast_edge.session_state import Event, Fate, overtaken
@@ -204,7 +204,7 @@ class Keeper:
                     self._saved(socket, included, began)
                     return
             except KvUnavailable as error:
-                unknown = unknown or "unknown" in str(error)
+                unknown = unknown or isinstance(error, KvUnknown)
                 patience = SAVE_PATIENCE if socket.fate is Fate.HERE else self._resume_window
                 if time.monotonic() > began + patience or isinstance(error, KvRefused):
                     if unknown:
