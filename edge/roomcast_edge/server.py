@@ -22,6 +22,7 @@ from roomcast_edge.dialects import Dialect
 from roomcast_edge.dialects.json import JsonDialect
 from roomcast_edge.dialects.socketio import SocketIoDialect
 from roomcast_edge.emits import Emits
+from roomcast_edge.heartbeat import Heartbeat
 from roomcast_edge.index import Index
 from roomcast_edge.interest import Interest
 from roomcast_edge.keeper import MOVE_TTL
@@ -85,7 +86,8 @@ class Edge:
         self._link = link = Link(bucket, membership.follower, casts, metrics, requests.fail, self._verify)
         sessions = Sessions(self.id, subjects, bucket, requests, membership, metrics)
         workshop = Workshop(self.id, membership, sessions, link.gate)
-        coordinator = Coordinator(self.id, subjects, client, requests, bucket, workshop)
+        heartbeat = Heartbeat(self.id, subjects, client, requests)
+        coordinator = Coordinator(self.id, subjects, client, requests, bucket, workshop, heartbeat.neighbours)
         self._service = service = Service(self.id, subjects, client, workshop, coordinator)
         emits = Emits(
             subjects, requests, membership, fanout, metrics, settings.client_rooms, settings.action_timeout, self.id
@@ -102,10 +104,12 @@ class Edge:
         sequence, _ = await bucket.state("edge.>")
         membership.follower.start_at(sequence)
         interest.start()
+        heartbeat.start()
         await service.start()
         link.gate.set()
         self._gauges(index, interest, dialects)
-        for work in (membership.follower.run(), membership.keeper.run(), lease.run(), listener.watch(), self._pulse()):
+        follower, keeper = membership.follower, membership.keeper
+        for work in (follower.run(), keeper.run(), lease.run(), heartbeat.run(), listener.watch(), self._pulse()):
             self._run(work)
         await listener.start()
         self.health.not_ready = self._not_ready
