@@ -110,12 +110,14 @@ async def test_who_listens_and_does_not_answer_is_suspect_until_it_is_heard(hear
     other.answers = False
     other.beat()
     await heard(heartbeat)
-    silent = time.monotonic()
     await until(lambda: suspected(heartbeat), what="it is suspect")
-    assert time.monotonic() - silent < 4.0 / 4, "before NATS, pinging each 2 seconds, can have closed its connection"
-    assert other.asked == 1
     other.beat(f"{OTHER} and what a later version says".encode())
     await until(lambda: not suspected(heartbeat), what="it is heard again")
+
+
+def test_a_stalled_edge_is_suspect_before_nats_pinging_each_2_seconds_can_have_closed_its_connection():
+    at_worst = heartbeat_module.SILENT_SECONDS + heartbeat_module.LOOK_SECONDS + heartbeat_module.ANSWER_SECONDS
+    assert at_worst < 2 * 2.0
 
 
 async def test_who_answers_in_whatever_way_lives(heartbeat: Heartbeat, other: Other):
