@@ -9,10 +9,12 @@ from roomcast.errors import (
     Incomplete,
     MoveIncomplete,
     OutcomeUnknown,
+    PermissionDenied,
     RemoteError,
     RoomcastError,
     SocketNotFound,
 )
+from roomcast.grants import Grant, Handshake
 from roomcast.handlers import (
     BadRequest,
     Forbidden,
@@ -23,6 +25,7 @@ from roomcast.handlers import (
     TooMany,
     Unauthorized,
 )
+from roomcast.lifecycle import Lifecycle
 from roomcast.membership import ChangeResult, EdgeResult, MoveResult, Socket
 
 __all__ = [
@@ -34,11 +37,15 @@ __all__ = [
     "ConnectionLost",
     "EdgeResult",
     "Forbidden",
+    "Grant",
+    "Handshake",
     "Incomplete",
+    "Lifecycle",
     "MoveIncomplete",
     "MoveResult",
     "NotFound",
     "OutcomeUnknown",
+    "PermissionDenied",
     "RemoteError",
     "Request",
     "RoomcastError",

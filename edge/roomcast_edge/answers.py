@@ -10,7 +10,7 @@ import orjson
 from nats import errors as nats_errors
 
 from roomcast.envelope import error_body, error_headers
-from roomcast.errors import BusUnavailable, OutcomeUnknown, RemoteError
+from roomcast.errors import BusUnavailable, OutcomeUnknown, PermissionDenied, RemoteError
 from roomcast.nats_client import MendedClient
 from roomcast_edge.keeper import Elsewhere
 from roomcast_edge.kv import KvRefused, KvUnavailable, KvUnknown
@@ -59,7 +59,7 @@ def error_of(error: BaseException) -> tuple[str, str]:
         return "too_large", str(error)
     if isinstance(error, KvUnknown | OutcomeUnknown | TimeoutError):
         return "timeout", str(error) or "no answer in time; whether it was done is unknown"
-    if isinstance(error, KvUnavailable | BusUnavailable | nats_errors.Error):
+    if isinstance(error, KvUnavailable | BusUnavailable | PermissionDenied | nats_errors.Error):
         return "unavailable", str(error) or "NATS is away"
     if isinstance(error, UnknownVersion):
         return "unavailable", str(error)  # an edge of that version can

@@ -9,7 +9,7 @@ import time
 import orjson
 from nats import errors as nats_errors
 
-from roomcast.errors import BusTimeout, BusUnavailable
+from roomcast.errors import BusTimeout, RoomcastError
 from roomcast.names import Subjects, is_edge_id
 from roomcast.nats_client import LightSubscription, MendedClient
 from roomcast.requests import NoResponders, Requests
@@ -89,7 +89,7 @@ class Heartbeat:
                 on_time = time.monotonic() - began < ANSWER_SECONDS + STALL_SECONDS
                 self.neighbours.judge(edge, State.SUSPECT if on_time and await self._hears() else State.HEARD)
                 return
-            except BusUnavailable:
+            except RoomcastError:
                 self.neighbours.judge(edge, State.HEARD)
                 return
         self.neighbours.judge(edge, State.DEAD)

@@ -12,7 +12,7 @@ import random
 import time
 from collections.abc import Callable
 
-from roomcast.errors import BusUnavailable
+from roomcast.errors import BusUnavailable, PermissionDenied
 from roomcast.membership import Change
 from roomcast.requests import NoResponders, Reply
 from roomcast_edge.closing import CloseCode
@@ -148,7 +148,8 @@ class Keeper:
                 socket.revision = self._bucket.revision_of(key, future.result())
             except (Exception, asyncio.CancelledError) as error:
                 # The task finds out what is the matter; a put without an answer may have been stored.
-                self._spawn(socket, unknown=not isinstance(error, KvUnavailable | WrongRevision | NoResponders))
+                known = KvUnavailable | WrongRevision | NoResponders | PermissionDenied
+                self._spawn(socket, unknown=not isinstance(error, known))
                 return
             self._saved(socket, included, began)
             done, socket.save_waiters = socket.save_waiters[:waiters], socket.save_waiters[waiters:]

@@ -16,7 +16,7 @@ from nats.js.api import DiscardPolicy, RetentionPolicy, StorageType, StreamConfi
 from nats.js.errors import APIError, NotFoundError
 
 from roomcast.envelope import header_value
-from roomcast.errors import BusUnavailable, OutcomeUnknown
+from roomcast.errors import BusUnavailable, OutcomeUnknown, PermissionDenied
 from roomcast.nats_client import MendedClient
 from roomcast.requests import NoResponders, Reply, Requests
 from roomcast_edge.turnstile import Turnstile
@@ -222,7 +222,7 @@ class Bucket:
             raise KvUnavailable("the bucket's stream has no leader now, or is missing") from None
         except OutcomeUnknown:
             raise
-        except BusUnavailable as error:
+        except (BusUnavailable, PermissionDenied) as error:
             raise KvUnavailable(str(error)) from None
         except ValueError as error:
             raise KvRefused(f"too large for NATS: {error}") from None

@@ -6,7 +6,15 @@ import pytest
 from nats import errors as nats_errors
 
 from roomcast.envelope import error_body, parse_answer
-from roomcast.errors import BusTimeout, BusUnavailable, ConnectionLost, OutcomeUnknown, RemoteError, RoomcastError
+from roomcast.errors import (
+    BusTimeout,
+    BusUnavailable,
+    ConnectionLost,
+    OutcomeUnknown,
+    PermissionDenied,
+    RemoteError,
+    RoomcastError,
+)
 from roomcast_edge.answers import Refused, error_of
 from roomcast_edge.kv import KvRefused, KvUnavailable, KvUnknown
 from roomcast_edge.records import UnknownVersion
@@ -22,6 +30,7 @@ from roomcast_edge.records import UnknownVersion
         (KvUnavailable("no leader; this text says unknown and means nothing by it"), "unavailable", BusUnavailable),
         (BusUnavailable("away"), "unavailable", BusUnavailable),
         (nats_errors.ConnectionReconnectingError(), "unavailable", BusUnavailable),
+        (PermissionDenied("publish", "$KV.bus.>"), "unavailable", BusUnavailable),
         (UnknownVersion("upgrade"), "unavailable", BusUnavailable),
         (KvRefused("too large"), "too_large", RemoteError),
         (Refused("conflict", "another"), "conflict", RemoteError),
