@@ -7,6 +7,7 @@ import logging
 import time
 from typing import TYPE_CHECKING, cast
 
+from websockets.datastructures import Headers
 from websockets.exceptions import PayloadTooBig, ProtocolError
 from websockets.frames import Frame
 from websockets.http11 import Request
@@ -26,7 +27,12 @@ if TYPE_CHECKING:
     from roomcast_edge.listener import Listener
 
 UNANSWERED = 64
-"""Emits of one client that may wait for their answers before no more is read from it."""
+"""Changes that one client has asked for before no more is read from it, until they are written."""
+
+FAR = 86_400.0
+"""Seconds of the longest timer."""
+NO_HEADERS = Headers()
+TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 
 quiet = logging.getLogger("roomcast.edge.websockets")
 quiet.setLevel(logging.CRITICAL + 1)  # the library's own lines, one for each connection
@@ -42,14 +48,16 @@ class Connection(asyncio.Protocol):
         "_handshake",
         "_listener",
         "_messages",
+        "_received",
         "_timer",
         "_transport",
         "_ws",
-        "address",
         "closed",
         "closing",
+        "counted_at",
         "dialect",
         "heard",
+        "peer",
         "pinged_at",
         "socket",
     )
@@ -70,9 +78,13 @@ class Connection(asyncio.Protocol):
         self.closed = False
         self.heard = time.monotonic()
         self.pinged_at = self.heard
-        # Emits of this client that wait for an answer.
+        # Changes that this client waits for.
         self._answering = 0
-        self.address = ""
+        self.peer = ""
+        # The address at which the listener counts this connection.
+        self.counted_at = ""
+        # Bytes of the HTTP request.
+        self._received = 0
 
     # -- asyncio's callbacks -----------------------------------------------------------------------------------------
 
@@ -81,7 +93,7 @@ class Connection(asyncio.Protocol):
         self._transport = transport = cast(asyncio.Transport, transport)
         transport.set_write_buffer_limits(high=0)
         peer = transport.get_extra_info("peername")
-        self.address = str(peer[0]) if peer else ""
+        self.peer = str(peer[0]) if peer else ""
         self._listener.add(self)
         self._timer = asyncio.get_running_loop().call_later(self._listener.settings.handshake_timeout, self._too_late)
 
@@ -96,6 +108,12 @@ class Connection(asyncio.Protocol):
             elif isinstance(event, Frame) and self.closing is None:
                 self._on_frame(event)
         self._after_receiving()
+        if self.dialect is None:
+            self._received += len(data)
+            if self._received > self._listener.settings.handshake_limit and not self._transport.is_closing():
+                self._listener.metrics.handshakes["too_large"] += 1
+                self._transport.write(TOO_LARGE)
+                self._transport.close()
 
     def eof_received(self) -> bool:
         """The client sends no more: the connection is over."""
@@ -140,8 +158,8 @@ class Connection(asyncio.Protocol):
     # -- the handshake -----------------------------------------------------------------------------------------------
 
     def _on_request(self, request: Request) -> None:
-        answer = self._listener.answer(self._ws, request)
-        request.headers.clear()  # the parser keeps the request for as long as the connection lives: 2 KiB of it
+        answer = self._listener.answer(self._ws, request, self)
+        request.headers = NO_HEADERS  # the parser keeps the request for as long as the connection lives: 2 KiB of it
         self._ws.send_response(answer.response)
         if answer.handshake is None:
             self._listener.metrics.handshakes[answer.outcome] += 1
@@ -179,8 +197,11 @@ class Connection(asyncio.Protocol):
         """Whether the client is still there to be greeted."""
         return not self.closed and self.closing is None and not self._transport.is_closing()
 
-    def greet(self, opened: Opened) -> None:
-        """The socket is in the index: say so, then take what the client has said since the handshake."""
+    def greet(self, opened: Opened, expires: float) -> None:
+        """The socket is in the index: say so, then take what the client has said since the handshake.
+
+        ``expires`` is when its grant ends, in seconds since the epoch; 0: never.
+        """
         assert self.dialect is not None, "the handshake is over"
         self.socket = opened.socket
         if self._transport.get_write_buffer_size():
@@ -190,6 +211,22 @@ class Connection(asyncio.Protocol):
         for text in early:
             self._on_message(text)
         self._transport.resume_reading()
+        self.expire_at(expires)
+
+    def expire_at(self, expires: float) -> None:
+        """Close the connection at this time, in seconds since the epoch (0: never), unless it is called again."""
+        if self.closing is not None or self.closed:
+            return
+        self._cancel_timer()
+        if expires:
+            left = min(max(0.0, expires - time.time()), FAR)
+            self._timer = asyncio.get_running_loop().call_later(left, self._expire, expires)
+
+    def _expire(self, expires: float) -> None:
+        if time.time() < expires:  # the clock was set back, or the timer was as long as timers may be
+            self.expire_at(expires)
+        else:
+            self.end(CloseCode.TOKEN_EXPIRED, "the token has expired; come back with a fresh one")
 
     # -- frames of the client ----------------------------------------------------------------------------------------
 
@@ -262,13 +299,13 @@ class Connection(asyncio.Protocol):
             self._transport.write(frame)
 
     def begin(self) -> None:
-        """An emit waits for its answer; with too many of them, nothing more is read from this client."""
+        """A change waits until it is written; with too many of them, nothing more is read from this client."""
         self._answering += 1
         if self._answering == UNANSWERED:
             self._transport.pause_reading()
 
     def done(self) -> None:
-        """An emit was answered."""
+        """A change was answered."""
         self._answering -= 1
         if self._answering == UNANSWERED - 1 and not self._transport.is_closing():
             self._transport.resume_reading()
@@ -281,9 +318,10 @@ class Connection(asyncio.Protocol):
             return
         self._note_close(code)
         farewell = b""
-        if self.dialect is not None:
-            greeted = self.socket is not None
-            farewell = self.dialect.farewell(code) if greeted else self.dialect.refusal(code, reason)
+        if self.socket is not None:
+            farewell = self.socket.dialect.farewell(code)
+        elif self.dialect is not None:
+            farewell = self.dialect.denial(code, reason)
         if self._ws.state is State.OPEN:
             self._ws.send_close(code, reason.encode()[:123].decode("utf-8", "ignore"))
             self._ws.data_to_send()  # the frame is ours to send, behind what waits

@@ -87,11 +87,11 @@ def test_the_greeting_opens_connects_and_brings_the_session():
 
 
 def test_who_is_refused_is_told_why_in_a_way_that_it_hears():
-    opened, error, disconnect = texts_of(dialect.refusal(CloseCode.REFUSED, 'no "token"'))
+    opened, error, disconnect = texts_of(dialect.denial(CloseCode.REFUSED, 'no "token"'))
     assert json.loads(opened[1:])["pingInterval"] == 25000, "before it, such a client hears nothing"
     assert (error[:2], json.loads(error[2:])) == ("44", 'no "token"')
     assert disconnect == "41"
-    assert dialect.refusal(CloseCode.TRY_LATER, "come back") == b""
+    assert dialect.denial(CloseCode.TRY_LATER, "come back") == b""
 
 
 def test_the_server_asks_by_a_ping_of_websockets():

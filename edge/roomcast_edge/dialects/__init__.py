@@ -136,12 +136,12 @@ class Dialect(Protocol):
         """The refusal of an emit."""
         ...
 
-    def farewell(self, code: CloseCode) -> bytes:
-        """What is sent before the close frame to a client that was greeted; empty: nothing."""
+    def denial(self, code: CloseCode, message: str) -> bytes:
+        """What is sent before the close frame to a client that was never greeted; empty: nothing."""
         ...
 
-    def refusal(self, code: CloseCode, reason: str) -> bytes:
-        """What is sent before the close frame to a client that was never greeted; empty: nothing."""
+    def farewell(self, code: CloseCode) -> bytes:
+        """What is sent before the close frame to one that was; empty: nothing."""
         ...
 
     def decode(self, text: bytes) -> Decoded:

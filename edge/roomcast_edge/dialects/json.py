@@ -44,11 +44,11 @@ class JsonDialect:
         """1000, and no code at all (1005): the program closed. A page that is left says 1001, and may be back."""
         return code in (1000, 1005)
 
-    def farewell(self, code: CloseCode) -> bytes:
+    def denial(self, code: CloseCode, message: str) -> bytes:
         """The close code says all."""
         return b""
 
-    def refusal(self, code: CloseCode, reason: str) -> bytes:
+    def farewell(self, code: CloseCode) -> bytes:
         """The close code says all."""
         return b""
 

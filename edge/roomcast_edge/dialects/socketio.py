@@ -90,13 +90,16 @@ class SocketIoDialect:
         """Only a DISCONNECT packet ends a session; a transport may close and come back."""
         return False
 
+    def denial(self, code: CloseCode, message: str) -> bytes:
+        """CONNECT_ERROR for a client without a good token, which then does not come back by itself."""
+        if code not in (CloseCode.REFUSED, CloseCode.TOKEN_EXPIRED):
+            return b""
+        body = {"message": message, "data": {"code": "unauthorized", "close": int(code)}}
+        return text_frame(b"44" + orjson.dumps(body))
+
     def farewell(self, code: CloseCode) -> bytes:
         """DISCONNECT, after which a client does not come back by itself."""
         return DISCONNECT if code in FATAL else b""
-
-    def refusal(self, code: CloseCode, reason: str) -> bytes:
-        """As for any other client."""
-        return self.farewell(code)
 
     # -- what the server says ----------------------------------------------------------------------------------------
 

@@ -41,11 +41,11 @@ class SocketIo2Dialect(SocketIoDialect):
         """The open packet is part of the greeting."""
         return b""
 
-    def refusal(self, code: CloseCode, reason: str) -> bytes:
+    def denial(self, code: CloseCode, message: str) -> bytes:
         """The open packet, without which such a client does not notice a close; ERROR with the reason; DISCONNECT."""
         if code not in FATAL:
             return b""
-        return self._opened("refused") + text_frame(b"44" + orjson.dumps(reason)) + DISCONNECT
+        return self._opened("refused") + text_frame(b"44" + orjson.dumps(message)) + DISCONNECT
 
     def greeting(self, socket_id: str, session: str, resumed: bool) -> bytes:
         """The open packet, CONNECT, and the session."""
