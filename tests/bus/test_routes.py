@@ -50,11 +50,12 @@ def test_a_path_is_tokens(path: str, tokens: str):
     assert request_tokens("get", path) == tokens
 
 
-@pytest.mark.parametrize(
-    "path", ["/" + "x" * 256, "/%FF", "/" + "a/" * MAX_PATH_BYTES, "/" + "ä" * (MAX_PATH_BYTES // 2)]
-)
+TOO_LONG = ["/" + "x" * 256, "/" + "a/" * MAX_PATH_BYTES, "/" + "ä" * (MAX_PATH_BYTES // 2)]
+
+
+@pytest.mark.parametrize("path", [*TOO_LONG, "/%FF"])
 def test_what_is_no_path_is_refused(path: str):
-    with pytest.raises(ValueError, match="path|name"):
+    with pytest.raises(ValueError, match="path"):
         request_tokens("get", path)
 
 
