@@ -15,7 +15,7 @@ from websockets.protocol import State
 from websockets.server import ServerProtocol
 
 from roomcast_edge.closing import CloseCode
-from roomcast_edge.dialects import Attachments, Connect, Decoded, Dialect, Emit, Leave, Refusal, Say
+from roomcast_edge.dialects import Attachments, Connect, Decoded, Dialect, Emit, Leave, Refusal, Reply, Say
 from roomcast_edge.frames import close_frame
 from roomcast_edge.handshake import Handshake
 from roomcast_edge.messages import Messages
@@ -147,6 +147,7 @@ class Connection(asyncio.Protocol):
             left = received is not None and socket.dialect.leaves_by(received.code)
             event = Event.LEFT if left else Event.LOST
         self._listener.leave(socket, event)
+        self._listener.calls.lost(socket)
         socket.untie()
         self._untie()
 
@@ -254,6 +255,8 @@ class Connection(asyncio.Protocol):
     def _take(self, decoded: Decoded) -> None:
         if isinstance(decoded, Emit) and self.socket is not None:
             self._listener.on_emit(self, self.socket, decoded)
+        elif isinstance(decoded, Reply) and self.socket is not None:
+            self._listener.calls.take(self.socket, decoded)
         elif isinstance(decoded, Say):
             self.write(decoded.frame)
         elif isinstance(decoded, Connect) and self._handshake is not None:

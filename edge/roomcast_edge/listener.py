@@ -18,6 +18,7 @@ from websockets.server import ServerProtocol
 from websockets.typing import Subprotocol
 
 from roomcast_edge.auth import Auth, Denied
+from roomcast_edge.calls import Calls
 from roomcast_edge.closing import CloseCode
 from roomcast_edge.connection import Connection
 from roomcast_edge.dialects import Dialect, Dialects, Emit
@@ -73,12 +74,14 @@ class Listener:
         sessions: Sessions,
         auth: Auth,
         fanout: FanOut,
+        calls: Calls,
         metrics: Metrics,
         on_emit: OnEmit,
         ready: Callable[[], bool],
     ) -> None:
         self.settings = settings
         self.fanout = fanout
+        self.calls = calls
         self.metrics = metrics
         self.on_emit = on_emit
         self._ready = ready

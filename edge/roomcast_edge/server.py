@@ -17,6 +17,7 @@ from roomcast.nats_client import MendedClient, connect
 from roomcast.requests import Requests
 from roomcast_edge.admin import AdminServer, Health
 from roomcast_edge.auth import Asked, Auth, Everybody, Tokens
+from roomcast_edge.calls import Calls
 from roomcast_edge.casts import Casts
 from roomcast_edge.closing import CloseCode
 from roomcast_edge.coordinator import Coordinator
@@ -92,7 +93,8 @@ class Edge:
         )
         self._link = link = Link(bucket, membership.follower, casts, metrics, requests.fail, self._verify)
         sessions = Sessions(self.id, subjects, bucket, requests, membership, metrics)
-        workshop = Workshop(self.id, membership, sessions, link.gate)
+        calls = Calls(fanout, settings.cast_limit)
+        workshop = Workshop(self.id, membership, sessions, calls, link.gate)
         coordinator = Coordinator(self.id, subjects, client, requests, bucket, workshop)
         self._service = service = Service(self.id, subjects, client, workshop, coordinator)
         auth: Auth = self._tokens or Everybody()
@@ -111,6 +113,7 @@ class Edge:
             sessions,
             auth,
             fanout,
+            calls,
             metrics,
             emits.take,
             self._takes_clients,

@@ -27,7 +27,8 @@ def test_the_safest_carrier_counts(carriers: tuple[bool, bool, bool]):
     place = next((name for name, there in zip(("header", "protocol", "query"), carriers, strict=True) if there), "")
     told = read_handshake(*split_target(target), headers, "10.0.0.1")
     expected = (f"token-{place}", f"session-{place}") if place else ("", "")
-    assert told == Handshake("/ws", *expected, address="10.0.0.1")
+    query = split_target(target)[1]
+    assert told == Handshake("/ws", *expected, address="10.0.0.1", headers=headers, query=query)
 
 
 @pytest.mark.parametrize(

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import ast
+import asyncio
 import inspect
+import json
 import re
 from pathlib import Path
 from typing import Any
+
+from websockets.asyncio.client import connect
 
 from roomcast import Bus, Request
 from support.until import until
@@ -55,8 +59,9 @@ class Call:
 class Stage:
     """One who asks, one who is there beside, and what they hear."""
 
-    def __init__(self, bus: Bus, asker: Client, other: Client) -> None:
+    def __init__(self, bus: Bus, url: str, asker: Client, other: Client) -> None:
         self.bus = bus
+        self.url = url
         self.asker = asker
         self.other = other
         self.both = [asker, other]
@@ -111,6 +116,16 @@ class Stage:
             assert client.close_code == 4502
         assert self.other in gone or self.other.close_code is None
 
+    async def call(self, call: Call) -> None:
+        """A client is asked, and replies."""
+        async with connect(self.url, proxy=None) as ws:
+            client_id = json.loads(await ws.recv())["data"]["id"]
+            asking = asyncio.create_task(run(call.code, {**self.names, "socket_id": client_id}))
+            heard = json.loads(await ws.recv())
+            assert (heard["event"], heard["data"]) == (call.values[0], self.names["data"])
+            await ws.send(json.dumps({"id": heard["id"], "data": "yes"}))
+            assert await asking == "yes"
+
     async def question(self, call: Call) -> None:
         """What has a value."""
         await self.enter("a")
@@ -125,13 +140,13 @@ class Stage:
 
 async def test_each_call_of_the_tables_does_what_it_says(nats, prefix, start_edge):
     edge = await start_edge(nats.urls)
-    kinds = {"broadcast": Stage.cast, "blast": Stage.cast, "disconnect": Stage.disconnect}
+    kinds = {"broadcast": Stage.cast, "blast": Stage.cast, "disconnect": Stage.disconnect, "call": Stage.call}
     kinds |= dict.fromkeys(("get_id", "get", "parse_socket", "members", "rooms", "count"), Stage.question)
     kinds |= {"req.is_socket": Stage.question}
     async with Bus.connect(nats.url, prefix=prefix) as bus:
         for code in CALLS:
             call = Call(code)
-            stage = Stage(bus, await Client.open(edge.url), await Client.open(edge.url))
+            stage = Stage(bus, edge.url, await Client.open(edge.url), await Client.open(edge.url))
             await kinds.get(call.verb, Stage.change)(stage, call)
             for client in stage.both:
                 await client.close()

@@ -35,6 +35,22 @@ class Emit:
 
 
 @dataclass(frozen=True, slots=True)
+class Reply:
+    """A client's reply to a call: its data, or the code and the message of its error."""
+
+    id: Any
+    data: Any = None
+    error: tuple[str, str] | None = None
+
+
+def error_in(body: Any) -> tuple[str, str] | None:
+    """The code and the message of an error that a client replies with; None for anything else."""
+    if not isinstance(body, dict):
+        return None
+    return str(body.get("code") or "internal"), str(body.get("message") or "the client refused")
+
+
+@dataclass(frozen=True, slots=True)
 class Connect:
     """The client asks for its session, in a dialect that has a message for that; with what it says of itself."""
 
@@ -63,7 +79,7 @@ class Attachments:
     refusal: Refusal
 
 
-Decoded = Emit | Connect | Leave | Say | Attachments | None
+Decoded = Emit | Reply | Connect | Leave | Say | Attachments | None
 """What one text message of a client means; None: nothing beyond that the client is alive."""
 
 
@@ -122,6 +138,10 @@ class Dialect(Protocol):
 
     def cast(self, event: str, payload: bytes) -> bytes:
         """A cast; ``payload`` is known to be JSON."""
+        ...
+
+    def call(self, event: str, reply_id: int, payload: bytes) -> bytes:
+        """An event that asks for a reply; ``payload`` is JSON."""
         ...
 
     def greeting(self, socket_id: str, session: str, resumed: bool) -> bytes:

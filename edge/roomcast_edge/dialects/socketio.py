@@ -15,7 +15,20 @@ from typing import Any
 import orjson
 
 from roomcast_edge.closing import CloseCode
-from roomcast_edge.dialects import Attachments, Connect, Decoded, Emit, HttpRefusal, Leave, Query, Refusal, Say, jwr
+from roomcast_edge.dialects import (
+    Attachments,
+    Connect,
+    Decoded,
+    Emit,
+    HttpRefusal,
+    Leave,
+    Query,
+    Refusal,
+    Reply,
+    Say,
+    error_in,
+    jwr,
+)
 from roomcast_edge.frames import text_frame
 
 MAX_ATTACHMENTS = 1000
@@ -117,6 +130,10 @@ class SocketIoDialect:
         """EVENT, with the payload as the one argument."""
         return text_frame(b"%b%b]" % (_prefix(event), payload))
 
+    def call(self, event: str, reply_id: int, payload: bytes) -> bytes:
+        """EVENT that asks for an acknowledgement."""
+        return text_frame(b"42%d[%b,%b]" % (reply_id, orjson.dumps(event), payload))
+
     def answer(self, reply_id: Any, payload: bytes) -> bytes:
         """ACK, with one argument: the answer, or the JWR of one that was asked by sails.io.js."""
         if isinstance(reply_id, jwr.JwrId):
@@ -165,7 +182,7 @@ class SocketIoDialect:
         if kind in b"56":
             return _binary(int(found["attachments"]), reply_id if kind == b"5" else None)
         if kind == b"3":
-            raise malformed("nothing was asked that this acknowledges")
+            return _reply(data, reply_id)
         raise malformed("CONNECT_ERROR is not for clients to send")
 
     def connect(self, namespace: bytes, data: bytes) -> Decoded:
@@ -188,6 +205,15 @@ def _event(data: bytes, reply_id: int | None) -> Emit:
     if not isinstance(args, list) or not args or not isinstance(args[0], str) or not args[0]:
         raise malformed("the data of EVENT must be an array that begins with the event's name")
     return Emit(args[0], tuple(args[1:]), reply_id)
+
+
+def _reply(data: bytes, reply_id: int | None) -> Reply:
+    args = _loads(data)
+    if not isinstance(args, list) or reply_id is None:
+        raise malformed("an acknowledgement has an id, and an array of arguments")
+    first = args[0] if args else None
+    error = error_in(first.get("error")) if isinstance(first, dict) and set(first) == {"error"} else None
+    return Reply(reply_id, None if error else first, error)
 
 
 def _binary(count: int, reply_id: int | None) -> Attachments:
