@@ -12,12 +12,12 @@ import random
 import time
 from collections.abc import Callable
 
-from roomcast.errors import BusUnavailable
+from roomcast.errors import BusUnavailable, PermissionDenied
 from roomcast.membership import Change
 from roomcast.requests import NoResponders, Reply
 from roomcast_edge.closing import CloseCode
 from roomcast_edge.follower import Follower
-from roomcast_edge.kv import Bucket, KvRefused, KvUnavailable, WrongRevision
+from roomcast_edge.kv import Bucket, KvRefused, KvUnavailable, KvUnknown, WrongRevision
 from roomcast_edge.metrics import Metrics
 from roomcast_edge.records import Record, UnknownVersion
 from roomcast_edge.session_state import Event, Fate, overtaken
@@ -148,7 +148,8 @@ class Keeper:
                 socket.revision = self._bucket.revision_of(key, future.result())
             except (Exception, asyncio.CancelledError) as error:
                 # The task finds out what is the matter; a put without an answer may have been stored.
-                self._spawn(socket, unknown=not isinstance(error, KvUnavailable | WrongRevision | NoResponders))
+                known = KvUnavailable | WrongRevision | NoResponders | PermissionDenied
+                self._spawn(socket, unknown=not isinstance(error, known))
                 return
             self._saved(socket, included, began)
             done, socket.save_waiters = socket.save_waiters[:waiters], socket.save_waiters[waiters:]
@@ -204,7 +205,7 @@ class Keeper:
                     self._saved(socket, included, began)
                     return
             except KvUnavailable as error:
-                unknown = unknown or "unknown" in str(error)
+                unknown = unknown or isinstance(error, KvUnknown)
                 patience = SAVE_PATIENCE if socket.fate is Fate.HERE else self._resume_window
                 if time.monotonic() > began + patience or isinstance(error, KvRefused):
                     if unknown:

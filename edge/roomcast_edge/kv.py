@@ -16,7 +16,7 @@ from nats.js.api import DiscardPolicy, RetentionPolicy, StorageType, StreamConfi
 from nats.js.errors import APIError, NotFoundError
 
 from roomcast.envelope import header_value
-from roomcast.errors import BusTimeout, BusUnavailable
+from roomcast.errors import BusUnavailable, OutcomeUnknown, PermissionDenied
 from roomcast.nats_client import MendedClient
 from roomcast.requests import NoResponders, Reply, Requests
 from roomcast_edge.turnstile import Turnstile
@@ -34,6 +34,10 @@ class WrongRevision(Exception):
 
 class KvUnavailable(Exception):
     """The bucket cannot be read or written now. The text says why, as an operator needs it."""
+
+
+class KvUnknown(KvUnavailable):
+    """A write was sent and not answered: whether the bucket has it is unknown."""
 
 
 class KvRefused(KvUnavailable):
@@ -105,11 +109,15 @@ class Bucket:
         """Store a value that lives ``ttl`` seconds; returns its revision.
 
         ``expect`` is the revision that the key must have (0: none; None: any), else :class:`WrongRevision`.
+        :class:`KvUnknown`: it may be stored, or be stored yet. :class:`KvUnavailable`: it is not.
         """
         return await self._store(key, value, _put_head(expect, ttl), timeout)
 
     def put_soon(self, key: str, value: bytes, *, expect: int, ttl: float) -> asyncio.Future[Reply]:
-        """As :meth:`put`, without a task: its result is for :meth:`revision_of`. ``BusUnavailable`` at once."""
+        """As :meth:`put`, without a task: its result is for :meth:`revision_of`. ``BusUnavailable`` at once.
+
+        The future raises what :meth:`Requests.ask` says.
+        """
         return self._requests.ask(self._subject + key, value, self._timeout, _put_head(expect, ttl))
 
     async def purge(self, key: str, *, expect: int) -> int:
@@ -121,7 +129,11 @@ class Bucket:
         return await self._store(key, b"", head, None)
 
     async def _store(self, key: str, value: bytes, head: bytes, timeout: float | None) -> int:
-        return self.revision_of(key, await self._ask(self._subject + key, value, timeout, head))
+        try:
+            reply = await self._ask(self._subject + key, value, timeout, head)
+        except OutcomeUnknown:
+            raise KvUnknown("the bucket did not answer a write; whether it was written is unknown") from None
+        return self.revision_of(key, reply)
 
     def revision_of(self, key: str, reply: Reply) -> int:
         """The revision in the acknowledgement of a write; :class:`WrongRevision`, :class:`KvUnavailable`."""
@@ -141,7 +153,7 @@ class Bucket:
         """The last entry of a key as the stream's leader knows it; None where there is none."""
         body = orjson.dumps({"last_by_subj": self._subject + key})
         async with self._reads:
-            reply = await self._ask(f"$JS.API.STREAM.MSG.GET.{self.stream}", body, None)
+            reply = await self._read(f"$JS.API.STREAM.MSG.GET.{self.stream}", body)
         answer = _json(reply)
         if "error" in answer:
             if answer["error"].get("err_code") in _NOT_FOUND:
@@ -178,7 +190,7 @@ class Bucket:
     async def state(self, pattern: str) -> tuple[int, list[str]]:
         """The stream's last sequence and the keys under a pattern, both from the stream's leader."""
         body = orjson.dumps({"subjects_filter": self._subject + pattern})
-        answer = _json(await self._ask(f"$JS.API.STREAM.INFO.{self.stream}", body, None))
+        answer = _json(await self._read(f"$JS.API.STREAM.INFO.{self.stream}", body))
         if "error" in answer:
             raise KvUnavailable(f"the bucket's state cannot be read: {answer['error'].get('description')}")
         state = answer["state"]
@@ -197,14 +209,20 @@ class Bucket:
         except Exception as error:
             raise KvUnavailable(f"NATS is away: {error or 'not connected'}") from error
 
+    async def _read(self, subject: str, payload: bytes) -> Reply:
+        try:
+            return await self._ask(subject, payload, None)
+        except OutcomeUnknown:
+            raise KvUnavailable("the bucket did not answer in time") from None
+
     async def _ask(self, subject: str, payload: bytes, timeout: float | None, headers: bytes = b"") -> Reply:
         try:
             return await self._requests.ask(subject, payload, timeout or self._timeout, headers)
         except NoResponders:
             raise KvUnavailable("the bucket's stream has no leader now, or is missing") from None
-        except BusTimeout:
-            raise KvUnavailable("the bucket did not answer in time; whether it was written is unknown") from None
-        except BusUnavailable as error:
+        except OutcomeUnknown:
+            raise
+        except (BusUnavailable, PermissionDenied) as error:
             raise KvUnavailable(str(error)) from None
         except ValueError as error:
             raise KvRefused(f"too large for NATS: {error}") from None

@@ -26,6 +26,7 @@ from roomcast_edge.dialects.json import JsonDialect
 from roomcast_edge.dialects.socketio import SocketIoDialect
 from roomcast_edge.dialects.socketio2 import SocketIo2Dialect
 from roomcast_edge.emits import Emits
+from roomcast_edge.heartbeat import Heartbeat
 from roomcast_edge.index import Index
 from roomcast_edge.interest import Interest
 from roomcast_edge.keeper import MOVE_TTL
@@ -95,7 +96,8 @@ class Edge:
         sessions = Sessions(self.id, subjects, bucket, requests, membership, metrics)
         calls = Calls(fanout, settings.cast_limit)
         workshop = Workshop(self.id, membership, sessions, calls, link.gate)
-        coordinator = Coordinator(self.id, subjects, client, requests, bucket, workshop)
+        heartbeat = Heartbeat(self.id, subjects, client, requests)
+        coordinator = Coordinator(self.id, subjects, client, requests, bucket, workshop, heartbeat.neighbours)
         self._service = service = Service(self.id, subjects, client, workshop, coordinator)
         auth: Auth = self._tokens or Everybody()
         if settings.auth == "bus":
@@ -123,10 +125,12 @@ class Edge:
         sequence, _ = await bucket.state("edge.>")
         membership.follower.start_at(sequence)
         interest.start()
+        heartbeat.start()
         await service.start()
         link.gate.set()
         self._gauges(index, interest, dialects)
-        for work in (membership.follower.run(), membership.keeper.run(), lease.run(), listener.watch(), self._pulse()):
+        follower, keeper = membership.follower, membership.keeper
+        for work in (follower.run(), keeper.run(), lease.run(), heartbeat.run(), listener.watch(), self._pulse()):
             self._run(work)
         await listener.start()
         self.health.not_ready = self._not_ready

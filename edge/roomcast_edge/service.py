@@ -44,6 +44,7 @@ class Service:
             "moved": self._moved,
             "count": lambda body: workshop.count(body["room"]),
             "members": lambda body: workshop.members(body["room"], body["after"], body["bytes"]),
+            "alive": self._alive,
             "release": lambda body: workshop.release(body["id"], bool(body.get("rival"))),
         }
 
@@ -171,6 +172,9 @@ class Service:
         if body.get("confirm"):
             self._client.send(body["confirm"], self._edge.encode())
         return done
+
+    async def _alive(self, _: dict[str, Any]) -> dict[str, Any]:
+        return {"edge": self._edge}
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
