@@ -10,7 +10,9 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pytest
 from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed
 
 from roomcast import Bus, Request
 from support.until import until
@@ -153,6 +155,13 @@ async def test_each_call_of_the_tables_does_what_it_says(nats, prefix, start_edg
                 await bus.disconnect(client.id)
 
 
+class Sessions:
+    """What a piece takes for the sessions of its web framework."""
+
+    async def user_of(self, cookie: str) -> str | None:
+        return cookie.removeprefix("sails.sid=") if cookie else None
+
+
 class Orders:
     """What the pieces take for the database."""
 
@@ -165,13 +174,15 @@ class Orders:
 
 async def test_each_piece_of_python_serves(nats, prefix, start_edge, monkeypatch):
     monkeypatch.setenv("NATS_URL", nats.url)
-    edge = await start_edge(nats.urls)
+    edge = await start_edge(nats.urls, auth="bus")
     async with Bus.connect(nats.url, prefix=prefix, name="moved", version="1.0.0") as bus:
-        names: dict[str, Any] = {"bus": bus, "orders": Orders()}
+        names: dict[str, Any] = {"bus": bus, "orders": Orders(), "sessions": Sessions()}
         for piece in PIECES:
             await run(piece, names)
         async with bus.serving():
-            client, other = await Client.open(edge.url), await Client.open(edge.url)
+            client, other = [
+                await Client.open(edge.url, headers={"Cookie": f"sails.sid={user}"}) for user in ("a", "b")
+            ]
             for each in (client, other):
                 assert (await each.emit("orders.subscribe", {"orderId": "42"}))["data"] == {"subscribed": True}
                 await bus.join(each.id, "chat")
@@ -181,5 +192,9 @@ async def test_each_piece_of_python_serves(nats, prefix, start_edge, monkeypatch
             reply = await bus.nats.request(f"{prefix}.route.PUT.orders.42.status", b'{"data":{"status":"sent"}}')
             assert reply.data == b'{"id":"42","status":"sent"}'
             assert await other.hears_event("orderUpdated") == {"id": "42", "status": "sent"}
+            assert (await bus.get(client.id)).user == "a"
             await client.close()
+            async with connect(edge.url, proxy=None) as stranger:
+                with pytest.raises(ConnectionClosed, match="sign in first"):
+                    await stranger.recv()
             await other.close()
