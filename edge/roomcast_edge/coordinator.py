@@ -106,7 +106,10 @@ class Coordinator:
         entry = await self._bucket.get(f"socket.{name}")
         if entry is None or entry.value is None:
             raise Refused("not_found", f"no socket has the id {name!r}")
-        return Record.from_json(entry.value)
+        record = Record.from_json(entry.value)
+        if record.expired(time.time()):
+            raise Refused("not_found", f"no socket has the id {name!r}")
+        return record
 
     async def _ask_owner(self, owner: str, body: dict[str, Any], deadline: float) -> str:
         subject = self._subjects.edge(owner)

@@ -19,7 +19,7 @@ from roomcast_edge.closing import CloseCode
 from roomcast_edge.follower import Follower
 from roomcast_edge.kv import Bucket, KvRefused, KvUnavailable, KvUnknown, WrongRevision
 from roomcast_edge.metrics import Metrics
-from roomcast_edge.records import Record, UnknownVersion
+from roomcast_edge.records import Away, Record, UnknownVersion
 from roomcast_edge.session_state import Event, Fate, overtaken
 from roomcast_edge.socket import EdgeSocket
 from roomcast_edge.turnstile import Turnstile
@@ -35,6 +35,8 @@ REWRITE_WITHIN = 60.0
 SAVE_PATIENCE = 4.0
 """Seconds that a change waits for a bucket that has no leader."""
 WRITES_UNDER_WAY = 500
+AWAY_MARGIN = 60.0
+"""Seconds that the record of a socket which has not come back is left for whoever tells of its end."""
 
 
 class Elsewhere(Exception):
@@ -59,6 +61,10 @@ class Keeper:
         self._metrics = metrics
         self._set_rooms = set_rooms
         self._resume_window = resume_window
+        self.on_gone: Callable[[EdgeSocket], None] = _nothing
+        """Called once a session's record is purged."""
+        self.on_away: Callable[[EdgeSocket, float], None] = _nothing
+        """Called once a record says that the socket is away, and until when it may come back (``time.time``)."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._writes = Turnstile(WRITES_UNDER_WAY)
         self._under_way = 0
@@ -230,12 +236,18 @@ class Keeper:
         if socket.fate is Fate.GONE:
             if socket.revision:
                 socket.revision = await self._bucket.purge(key, expect=socket.revision)
+                self.on_gone(socket)
             return
         here = socket.fate is Fate.HERE
         applied = self._follower.applied(socket) if here else socket.includes
         record = socket.record(self._edge if here else None, applied)
-        ttl = RECORD_TTL if here else self._resume_window
+        if here:
+            socket.revision = await self._bucket.put(key, record.to_json(), expect=socket.revision, ttl=RECORD_TTL)
+            return
+        record.away = Away(self._edge, time.time() + self._resume_window, socket.why)
+        ttl = self._resume_window + AWAY_MARGIN
         socket.revision = await self._bucket.put(key, record.to_json(), expect=socket.revision, ttl=ttl)
+        self.on_away(socket, record.away.until)
 
     async def _merge(self, socket: EdgeSocket) -> None:
         """Somebody wrote the record since: ourselves, unheard, or another edge, which then holds the socket."""
@@ -275,6 +287,10 @@ class Keeper:
             rooms.update(change.leave)
         if rooms != socket.rooms:
             self._set_rooms(socket, rooms)
+
+
+def _nothing(*_: object) -> None:
+    """Nobody wants to know."""
 
 
 def _tell(waiters: list[asyncio.Future[None]], error: Exception | None) -> None:

@@ -77,6 +77,7 @@ class Listener:
         calls: Calls,
         metrics: Metrics,
         on_emit: OnEmit,
+        on_opened: Callable[[EdgeSocket], None],
         ready: Callable[[], bool],
     ) -> None:
         self.settings = settings
@@ -84,6 +85,7 @@ class Listener:
         self.calls = calls
         self.metrics = metrics
         self.on_emit = on_emit
+        self._on_opened = on_opened
         self._ready = ready
         self._dialects = dialects
         self._membership = membership
@@ -224,6 +226,8 @@ class Listener:
         self.metrics.handshakes["opened"] += 1
         self._freezer.count()
         connection.greet(opened, grant.expires)
+        if not opened.resumed:
+            self._on_opened(opened.socket)
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Run beside; a failure is logged, and hurts nobody else."""

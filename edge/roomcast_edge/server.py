@@ -29,9 +29,11 @@ from roomcast_edge.emits import Emits
 from roomcast_edge.heartbeat import Heartbeat
 from roomcast_edge.index import Index
 from roomcast_edge.interest import Interest
+from roomcast_edge.janitor import Janitor
 from roomcast_edge.keeper import MOVE_TTL
 from roomcast_edge.kv import Bucket, KvUnavailable, WrongRevision
 from roomcast_edge.lease import Lease
+from roomcast_edge.lifecycle import Tellers
 from roomcast_edge.link import Link
 from roomcast_edge.listener import Listener
 from roomcast_edge.logs import Sampled
@@ -92,6 +94,10 @@ class Edge:
         self._membership = membership = Membership(
             index, interest, fanout, bucket, self.id, metrics, settings.resume_window
         )
+        tellers = Tellers(self.id, subjects, client, bucket, membership.follower)
+        membership.keeper.on_gone = tellers.gone
+        membership.keeper.on_away = lambda socket, until: tellers.later(socket.id, self.id, until)
+        janitor = Janitor(self.id, bucket, tellers, settings.resume_window)
         self._link = link = Link(bucket, membership.follower, casts, metrics, requests.fail, self._verify)
         sessions = Sessions(self.id, subjects, bucket, requests, membership, metrics)
         calls = Calls(fanout, settings.cast_limit)
@@ -118,6 +124,7 @@ class Edge:
             calls,
             metrics,
             emits.take,
+            tellers.connected,
             self._takes_clients,
         )
         self._lease = lease = Lease(bucket, self.id)
@@ -130,7 +137,8 @@ class Edge:
         link.gate.set()
         self._gauges(index, interest, dialects)
         follower, keeper = membership.follower, membership.keeper
-        for work in (follower.run(), keeper.run(), lease.run(), heartbeat.run(), listener.watch(), self._pulse()):
+        works = (follower.run(), keeper.run(), lease.run(), heartbeat.run(), listener.watch(), self._pulse())
+        for work in (*works, tellers.run(), janitor.run()):
             self._run(work)
         await listener.start()
         self.health.not_ready = self._not_ready
