@@ -22,6 +22,7 @@ from roomcast.handlers import (
     Unauthorized,
 )
 from roomcast.membership import ChangeResult, EdgeResult, MoveResult, Socket
+from roomcast.sync import SyncBus
 
 __all__ = [
     "BadRequest",
@@ -41,6 +42,7 @@ __all__ = [
     "ServiceFault",
     "Socket",
     "SocketNotFound",
+    "SyncBus",
     "TooLarge",
     "TooMany",
     "Unauthorized",
