@@ -7,12 +7,16 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AbstractAsyncContextManager
 from typing import Any, TypeVar, overload
 
+import orjson
+
 from roomcast.asking import Asking
 from roomcast.casting import Casting, Default, Rooms, Target
 from roomcast.connecting import Connecting, server_urls
-from roomcast.envelope import MAX_CAST_BYTES
+from roomcast.envelope import MAX_CAST_BYTES, encode_data
 from roomcast.errors import Incomplete, RemoteError, RoomcastError, SocketNotFound
+from roomcast.grants import Grant, Handshake
 from roomcast.handlers import Handler
+from roomcast.lifecycle import Lifecycle
 from roomcast.membership import (
     Change,
     ChangeResult,
@@ -23,7 +27,7 @@ from roomcast.membership import (
     room_list,
     socket_id,
 )
-from roomcast.names import Subjects, encode_room, is_socket_id
+from roomcast.names import Subjects, check_event, encode_room, is_socket_id
 from roomcast.nats_client import MendedClient, connect
 from roomcast.requests import Requests
 from roomcast.serving import Serving
@@ -31,6 +35,8 @@ from roomcast.serving import Serving
 log = logging.getLogger("roomcast")
 
 H = TypeVar("H", bound=Handler)
+A = TypeVar("A", bound=Callable[[Handshake], Awaitable[Grant | None]])
+L = TypeVar("L", bound=Callable[[Lifecycle], Awaitable[None]])
 
 
 class Bus(Casting):
@@ -105,8 +111,8 @@ class Bus(Casting):
         if self.nats.is_connected:
             try:
                 await self.flush(timeout=2.0)
-            except RoomcastError:
-                log.warning("closed before NATS had taken all casts")
+            except RoomcastError as error:
+                log.warning("closed before NATS had taken all casts: %s", error)
         self._requests.stop()
         await self.nats.close()
 
@@ -213,6 +219,27 @@ class Bus(Casting):
 
         return register
 
+    def authenticate(self, handler: A) -> A:
+        """Say who may connect, to edges with ``--auth bus``: ``@bus.authenticate`` over an ``async def``.
+
+        The handler gets a :class:`Handshake` and returns a :class:`Grant`; None, or an ``Unauthorized`` that it
+        raises, refuses the client, which hears the message. ``ValueError``: there is one already.
+        """
+        self._serving.authenticate(handler)
+        return handler
+
+    def on_connect(self, handler: L) -> L:
+        """Hear of each new session, as a :class:`Lifecycle`; one that is resumed is none. Copies of this service (of
+        its name) share these events, each at most once."""
+        self._serving.on_lifecycle(self._subjects.connects, handler)
+        return handler
+
+    def on_disconnect(self, handler: L) -> L:
+        """Hear of each session that is over: at once when it was ended on purpose, else after the resume window, also
+        when its edge has died. As :meth:`on_connect`: at most once for each session."""
+        self._serving.on_lifecycle(self._subjects.disconnects, handler)
+        return handler
+
     async def serve(self) -> None:
         """Serve what is registered until SIGTERM or SIGINT, then finish what is under way."""
         await self._serving.serve()
@@ -231,6 +258,22 @@ class Bus(Casting):
     def parse_socket(self, request: object) -> Socket | None:
         """The socket that a request came over; None where it came over none."""
         return parse_socket(request)
+
+    async def call(self, socket: Target, event: str, data: Any = None, *, timeout: float = 5.0) -> Any:
+        """Send an event to one client and wait for its reply, which is returned.
+
+        Raises ``SocketNotFound`` (also where the socket is away just now), ``BusTimeout`` (the client has not replied;
+        it may have heard the event), ``RemoteError`` (the client replied with an error, or its connection was lost
+        before it replied: code ``disconnected``), ``BusUnavailable``; ``ValueError`` and ``TypeError`` before anything
+        is sent.
+        """
+        check_event(event)
+        name = socket_id(socket)
+        payload = encode_data(data, self._default, self._cast_limit)
+        answer = await self._asking.call(name, event, orjson.Fragment(payload), timeout)
+        if answer is None:
+            raise SocketNotFound(name)
+        return answer["reply"]
 
     async def get(self, socket: Target, *, timeout: float = 5.0) -> Socket | None:
         """The socket with this id wherever it is connected, or None."""
