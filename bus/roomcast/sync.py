@@ -3,36 +3,38 @@
 from __future__ import annotations
 
 import asyncio
-import atexit
 import contextvars
 import functools
 import inspect
 import os
 import queue
 import signal
-import threading
-import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import dataclass
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from roomcast.background import Background, Ended
 from roomcast.bus import Bus
 from roomcast.casting import Default
 from roomcast.connecting import Connecting
 from roomcast.envelope import MAX_CAST_BYTES
 from roomcast.errors import BusUnavailable
+from roomcast.grants import Grant, Handshake
 from roomcast.handlers import Inputs
+from roomcast.lifecycle import Lifecycle
+from roomcast.linking import Linking
 from roomcast.membership import Socket, parse_socket
 from roomcast.names import encode_room
 from roomcast.routes import Route
 
 P = ParamSpec("P")
 R = TypeVar("R")
-SyncHandler = Callable[..., Any]
-S = TypeVar("S", bound=SyncHandler)
+AsyncHandler = Callable[..., Awaitable[Any]]
+Registration = Callable[[Bus], Any]
+F = TypeVar("F", bound=Callable[..., Any])
+H = TypeVar("H", bound=Callable[..., Any])
+A = TypeVar("A", bound=Callable[[Handshake], Grant | None])
+L = TypeVar("L", bound=Callable[[Lifecycle], None])
 
 PAGE = 200
 """Members that are handed from the loop's thread to the caller's at once."""
@@ -44,7 +46,7 @@ def _blocking(call: Callable[Concatenate[Bus, P], Coroutine[Any, Any, R]]) -> Ca
 
     @functools.wraps(call)
     def blocking(self: SyncBus, /, *args: P.args, **named: P.kwargs) -> R:
-        link = self._connected()
+        link = self._linking.link()
         return link.run(lambda: call(link.bus, *args, **named))
 
     return blocking
@@ -55,7 +57,7 @@ def _iterating(call: Callable[Concatenate[Bus, P], AsyncIterator[R]]) -> Callabl
 
     @functools.wraps(call)
     def iterating(self: SyncBus, /, *args: P.args, **named: P.kwargs) -> Iterator[R]:
-        link = self._connected()
+        link = self._linking.link()
         items = call(link.bus, *args, **named)
         error: BaseException | None = None
         while error is None:
@@ -78,31 +80,6 @@ async def _page(items: AsyncIterator[R]) -> tuple[list[R], Exception | None]:
     return page, None
 
 
-@dataclass(slots=True)
-class _Link:
-    """One process's connection: a Bus and the loop that it lives in."""
-
-    bus: Bus
-    background: Background
-    handlers: int = 0
-    """So many of the handlers are registered with this Bus."""
-    is_inherited: bool = False
-    """Whether this process is a fork of the one that connected: the connection is not its own."""
-
-    def run(self, work: Callable[[], Coroutine[Any, Any, R]]) -> R:
-        if self.is_inherited:
-            raise RuntimeError("this was begun before the process forked: begin it again")
-        try:
-            return self.background.run(work)
-        except Ended:
-            raise BusUnavailable("the bus was closed; whether the call was done is unknown") from None
-
-    def close(self) -> None:
-        with suppress(Ended):
-            self.background.run(self.bus.close)
-        self.background.end()
-
-
 class SyncBus:
     """The :class:`Bus` for code that blocks. Make it with :meth:`connect`; one for the whole program is enough.
 
@@ -114,14 +91,10 @@ class SyncBus:
 
     def __init__(self, connect: Callable[[], Connecting]) -> None:
         connect()  # what is wrong with the arguments is said now, and NATS_URL is read when it connects
-        self._connect = connect
-        self._lock = threading.Lock()
-        self._link: Future[_Link] | None = None
-        self._is_closed = False
-        self._handlers: list[tuple[str, tuple[str, ...], Callable[..., Awaitable[Any]]]] = []
+        self._linking = Linking(connect)
+        self._handlers: dict[tuple[str, str], Registration] = {}
         self._is_serving = False
-        self._threads: ThreadPoolExecutor | None = None
-        _all.add(self)
+        self._threads = Threads()
 
     @classmethod
     def connect(
@@ -147,14 +120,10 @@ class SyncBus:
 
     def close(self) -> None:
         """Hand what is sent to the server, then close the connection, for good. Closing twice is no error."""
-        with self._lock:
-            self._is_closed = True
-            link, self._link = self._link, None
-        if link is not None and link.exception() is None:
-            link.result().close()
+        self._linking.close()
 
     def __enter__(self) -> SyncBus:
-        self._connected()
+        self._linking.link()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -172,6 +141,7 @@ class SyncBus:
     add_room_members_to_rooms = _blocking(Bus.add_room_members_to_rooms)
     remove_room_members_from_rooms = _blocking(Bus.remove_room_members_from_rooms)
     move = _blocking(Bus.move)
+    call = _blocking(Bus.call)
     get = _blocking(Bus.get)
     rooms = _blocking(Bus.rooms)
     count = _blocking(Bus.count)
@@ -188,15 +158,27 @@ class SyncBus:
 
     # -- serving clients ---------------------------------------------------------------------------------------------
 
-    def action(self, name: str) -> Callable[[S], S]:
+    def action(self, name: str) -> Callable[[H], H]:
         """As :meth:`Bus.action`, over a plain ``def``, which runs in a thread: ``@bus.action("orders.subscribe")``."""
         encode_room(name, "an action name")
-        return self._registering("action", name)
+        return self._registering("action", name, lambda bus, handler: bus.action(name)(handler))
 
-    def route(self, route: str) -> Callable[[S], S]:
+    def route(self, route: str) -> Callable[[H], H]:
         """As :meth:`Bus.route`, over a plain ``def``, which runs in a thread: ``@bus.route("PUT /orders/:id")``."""
-        Route.parse(route)
-        return self._registering("route", route)
+        parsed = Route.parse(route)
+        return self._registering("route", str(parsed), lambda bus, handler: bus.route(route)(handler))
+
+    def authenticate(self, handler: A) -> A:
+        """As :meth:`Bus.authenticate`, over a plain ``def``, which runs in a thread."""
+        return self._registering("authenticate", "", lambda bus, own: bus.authenticate(own))(handler)
+
+    def on_connect(self, handler: L) -> L:
+        """As :meth:`Bus.on_connect`, over a plain ``def``, which runs in a thread."""
+        return self._registering("on_connect", "", lambda bus, own: bus.on_connect(own))(handler)
+
+    def on_disconnect(self, handler: L) -> L:
+        """As :meth:`Bus.on_disconnect`, over a plain ``def``, which runs in a thread."""
+        return self._registering("on_disconnect", "", lambda bus, own: bus.on_disconnect(own))(handler)
 
     def serve(self) -> None:
         """Serve what is registered until SIGTERM or SIGINT, then finish what is under way. In the main thread."""
@@ -216,10 +198,10 @@ class SyncBus:
 
     @contextmanager
     def _serving(self) -> Iterator[None]:
-        link = self._connected()
-        for kind, args, handler in self._handlers[link.handlers :]:
-            getattr(link.bus, kind)(*args)(handler)
-        link.handlers = len(self._handlers)
+        link = self._linking.link()
+        for register in list(self._handlers.values())[link.registered :]:
+            register(link.bus)
+            link.registered += 1
         serving = link.bus.serving()
         link.run(serving.__aenter__)
         self._is_serving = True
@@ -230,108 +212,43 @@ class SyncBus:
             with suppress(BusUnavailable):  # closed within the block
                 link.run(lambda: serving.__aexit__(None, None, None))
 
-    def _registering(self, kind: str, *args: str) -> Callable[[S], S]:
-        if any((kind, args) == each[:2] for each in self._handlers):
-            raise ValueError(f"the {kind} {args[0]!r} is served already")
+    def _registering(self, kind: str, what: str, register: Callable[[Bus, AsyncHandler], Any]) -> Callable[[F], F]:
+        """A decorator that keeps a handler for the Bus on which it will be registered."""
 
-        def register(handler: S) -> S:
-            in_a_thread = self._in_a_thread(handler)
-            Inputs(in_a_thread)
+        def keep(handler: F) -> F:
+            own = self._threads.handler(handler)
             if self._is_serving:
                 raise RuntimeError("register handlers before serving")
-            self._handlers.append((kind, args, in_a_thread))
+            if (kind, what) in self._handlers:
+                raise ValueError(f"{kind} {what} is served already".replace("  ", " "))
+            self._handlers[kind, what] = lambda bus: register(bus, own)
             return handler
 
-        return register
+        return keep
 
-    def _in_a_thread(self, handler: SyncHandler) -> Callable[..., Awaitable[Any]]:
+
+class Threads:
+    """The threads in which handlers run."""
+
+    def __init__(self) -> None:
+        self._pid = 0
+        self._pool: ThreadPoolExecutor
+
+    def handler(self, handler: Callable[..., Any]) -> AsyncHandler:
+        """An ``async def`` with the same parameters that runs this ``def`` in a thread. ``TypeError``: it is none."""
         if inspect.iscoroutinefunction(handler):
             raise TypeError(f"a SyncBus's handler is a plain `def`; {handler!r} is an `async def`")
 
         @functools.wraps(handler)
         async def run(*args: Any, **inputs: Any) -> Any:
-            if self._threads is None:
-                self._threads = ThreadPoolExecutor(HANDLER_THREADS, "roomcast handler")
             call = functools.partial(contextvars.copy_context().run, handler, *args, **inputs)
-            return await asyncio.get_running_loop().run_in_executor(self._threads, call)
+            return await asyncio.get_running_loop().run_in_executor(self._running(), call)
 
+        Inputs(run)
         return run
 
-    # -- the connection of this process ------------------------------------------------------------------------------
-
-    def _connected(self) -> _Link:
-        link = self._link
-        if link is None or not link.done() or link.exception() is not None:
-            with self._lock:
-                if self._is_closed:
-                    raise BusUnavailable("the bus is closed")
-                link, is_ours = self._link, False
-                if link is None or (link.done() and link.exception() is not None):
-                    link = self._link = Future()
-                    is_ours = True
-            if is_ours:
-                try:
-                    link.set_result(self._start())
-                except Exception as error:
-                    link.set_exception(error)
-                except BaseException:
-                    link.set_exception(BusUnavailable("connecting was interrupted"))
-                    raise
-        return link.result()
-
-    def _start(self) -> _Link:
-        background = Background("roomcast")
-
-        async def connect() -> Bus:
-            return await self._connect()
-
-        try:
-            return _Link(background.run(connect), background)
-        except BaseException:
-            background.end()
-            raise
-
-    def _forget(self) -> None:
-        """In a fork: the connection, its loop and whoever holds the lock are the parent's."""
-        self._lock = threading.Lock()
-        self._is_serving = False
-        self._threads = None
-        link, self._link = self._link, None
-        if link is not None and link.done() and link.exception() is None:
-            inherited = link.result()
-            inherited.is_inherited = True
-            _inherited.append(inherited)
-            _let_go(inherited.bus)
-
-
-_all: weakref.WeakSet[SyncBus] = weakref.WeakSet()
-_inherited: list[_Link] = []
-"""Parents' connections. Kept for ever: a loop that is finalised here would take the parent's out of its own epoll."""
-
-
-def _let_go(bus: Bus) -> None:
-    """Drop this process's copy of the parent's connection, which would outlive the parent's own.
-
-    The number stays taken, by the null device: what is finalised later must not close a stranger's file.
-    """
-    stream = bus.nats._stream()
-    socket = stream.get_extra_info("socket") if stream is not None else None
-    if socket is not None and socket.fileno() >= 0:
-        null = os.open(os.devnull, os.O_RDWR)
-        os.dup2(null, socket.fileno(), inheritable=False)
-        os.close(null)
-
-
-def _after_fork() -> None:
-    for bus in list(_all):
-        bus._forget()
-
-
-def _at_exit() -> None:
-    for bus in list(_all):
-        bus.close()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
-atexit.register(_at_exit)
+    def _running(self) -> ThreadPoolExecutor:
+        if self._pid != os.getpid():  # a fork has the pool without its threads
+            self._pid = os.getpid()
+            self._pool = ThreadPoolExecutor(HANDLER_THREADS, "roomcast handler")
+        return self._pool
