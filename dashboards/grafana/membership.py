@@ -301,7 +301,11 @@ ROWS = {
             "Keys in the bucket",
             "Records, moves and leases, at each replica. Moves live for about two hours.",
             "short",
-            {"{{server_id}} {{stream_name}}": total("jetstream_stream_total_messages", "server_id, stream_name", STREAMS)},
+            {
+                "{{server_id}} {{stream_name}}": total(
+                    "jetstream_stream_total_messages", "server_id, stream_name", STREAMS
+                )
+            },
             width=8,
         ),
         Panel(

@@ -1,4 +1,4 @@
-"""The look that all dashboards share: a grid of 24 columns, panels of one height, one datasource, one set of variables."""
+"""The look that all dashboards share: a grid of 24 columns, panels of one height, one datasource, like variables."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ class Prometheus:
 
     async def is_ready(self) -> bool:
         """Whether it answers."""
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ValueError):  # not yet there; there, and not yet ready
             return (await self._get("/api/v1/status/buildinfo"))["status"] == "success"
         return False
 
