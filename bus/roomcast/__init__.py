@@ -7,10 +7,12 @@ from roomcast.errors import (
     BusUnavailable,
     Incomplete,
     MoveIncomplete,
+    PermissionDenied,
     RemoteError,
     RoomcastError,
     SocketNotFound,
 )
+from roomcast.grants import Grant, Handshake
 from roomcast.handlers import (
     BadRequest,
     Forbidden,
@@ -21,6 +23,7 @@ from roomcast.handlers import (
     TooMany,
     Unauthorized,
 )
+from roomcast.lifecycle import Lifecycle
 from roomcast.membership import ChangeResult, EdgeResult, MoveResult, Socket
 
 __all__ = [
@@ -31,10 +34,14 @@ __all__ = [
     "ChangeResult",
     "EdgeResult",
     "Forbidden",
+    "Grant",
+    "Handshake",
     "Incomplete",
+    "Lifecycle",
     "MoveIncomplete",
     "MoveResult",
     "NotFound",
+    "PermissionDenied",
     "RemoteError",
     "Request",
     "RoomcastError",

@@ -28,6 +28,16 @@ class BusTimeout(RoomcastError):
     """No answer came in time. Whether the change was made is unknown; asking for it again is safe."""
 
 
+class PermissionDenied(RoomcastError):
+    """NATS lets this connection not use a subject. ``operation`` is ``publish`` or ``subscribe``."""
+
+    def __init__(self, operation: str, subject: str) -> None:
+        preposition = "on" if operation == "publish" else "to"
+        super().__init__(f"NATS does not let this user {operation} {preposition} {subject}; its permissions lack it")
+        self.operation = operation
+        self.subject = subject
+
+
 class RemoteError(RoomcastError):
     """An edge refused the request. ``code`` is one of the codes of the protocol (``bad_request``, …)."""
 

@@ -140,6 +140,8 @@ class Subjects:
         self.blast_all = f"{prefix}.blast.*"
         self.moved = f"{prefix}.moved"
         self.auth = f"{prefix}.auth"
+        self.connects = f"{prefix}.event.connect"
+        self.disconnects = f"{prefix}.event.disconnect"
 
     def room(self, room: str, event: str) -> str:
         """Where a cast to a room goes."""

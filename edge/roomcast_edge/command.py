@@ -69,6 +69,9 @@ async def _main(settings: Settings) -> int:
     except OSError as error:
         log.error("the admin port %s:%d cannot be used: %s", *settings.admin, error.strerror)
         return 1
+    except ValueError as error:
+        log.error("%s", error)
+        return 2
     starting = asyncio.ensure_future(server.start())
     stopping = asyncio.ensure_future(stop.wait())
     await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)

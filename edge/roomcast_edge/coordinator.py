@@ -58,7 +58,7 @@ class Coordinator:
     # -- one socket --------------------------------------------------------------------------------------------------
 
     async def change(self, body: Mapping[str, Any], reply: str) -> dict[str, Any] | None:
-        """Change one socket, or with an empty change tell about it, whoever holds it, or nobody just now.
+        """Change one socket, call its client, or else tell about it, whoever holds it, or nobody just now.
 
         None: its owner has answered the caller itself, so that the answer is behind the interest on every route.
         """
@@ -68,9 +68,11 @@ class Coordinator:
         change = Change.parse(body)
         deadline = time.monotonic() + timeout_of(body)
         asked = {"op": "change", "id": name, **change.to_json(), "answer": reply}
+        if "call" in body:
+            asked |= {"call": body["call"], "timeout": timeout_of(body)}
         for _ in range(REREADS):
             if self._workshop.holds(name):
-                return await self._workshop.change(name, change)
+                return await self._workshop.work(name, body)
             record = await self._record(name)
             if record.owner is not None and record.owner != self._edge:
                 told = await self._ask_owner(record.owner, asked, deadline)
@@ -79,6 +81,8 @@ class Coordinator:
                 if told == "elsewhere":
                     await asyncio.sleep(REREAD_PAUSE)
                     continue
+            if "call" in body:
+                raise Refused("not_found", "the client is not connected just now")
             return await self._change_absent(name, record, change, deadline)
         raise Refused("timeout", "the socket moves between edges too fast to be changed; whether it was is unknown")
 

@@ -109,8 +109,8 @@ class Metrics(Collector):
             "Requests on the clients' port, by how they ended; opened is a websocket that was greeted.",
             "outcome",
             (
-                *("opened", "left", "unavailable", "shed", "timeout"),
-                *("malformed", "transport", "not_found", "page"),
+                *("opened", "denied", "left", "unavailable", "shed", "address", "origin"),
+                *("timeout", "malformed", "too_large", "transport", "not_found", "page"),
             ),
         )
         self.closes = Tally(

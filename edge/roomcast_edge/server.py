@@ -7,6 +7,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Coroutine
+from ipaddress import ip_address
 from typing import Any
 
 from nats import errors as nats_errors
@@ -15,6 +16,8 @@ from roomcast.names import Subjects
 from roomcast.nats_client import MendedClient, connect
 from roomcast.requests import Requests
 from roomcast_edge.admin import AdminServer, Health
+from roomcast_edge.auth import Asked, Auth, Everybody, Tokens
+from roomcast_edge.calls import Calls
 from roomcast_edge.casts import Casts
 from roomcast_edge.closing import CloseCode
 from roomcast_edge.coordinator import Coordinator
@@ -35,6 +38,7 @@ from roomcast_edge.membership import Membership
 from roomcast_edge.metrics import Metrics
 from roomcast_edge.outbox import FanOut
 from roomcast_edge.records import new_edge_id
+from roomcast_edge.renewal import Renewal
 from roomcast_edge.service import Service
 from roomcast_edge.sessions import Sessions
 from roomcast_edge.settings import Settings
@@ -53,6 +57,10 @@ class Edge:
     """A stateless server of websockets. All that outlives it is in the bucket."""
 
     def __init__(self, settings: Settings) -> None:
+        """``ValueError``: the keys of tokens cannot be used; ``OSError``: the admin port is taken."""
+        self._tokens = Tokens(settings) if settings.auth == "jwt" else None
+        if settings.auth == "none" and not _is_loopback(settings.listen[0]):
+            log.warning("ANYONE may connect to %s:%d: set --auth to jwt or bus", *settings.listen)
         self.id = new_edge_id()
         self.settings = settings
         self.metrics = Metrics()
@@ -86,18 +94,20 @@ class Edge:
         )
         self._link = link = Link(bucket, membership.follower, casts, metrics, requests.fail, self._verify)
         sessions = Sessions(self.id, subjects, bucket, requests, membership, metrics)
-        workshop = Workshop(self.id, membership, sessions, link.gate)
+        calls = Calls(fanout, settings.cast_limit)
+        workshop = Workshop(self.id, membership, sessions, calls, link.gate)
         coordinator = Coordinator(self.id, subjects, client, requests, bucket, workshop)
         self._service = service = Service(self.id, subjects, client, workshop, coordinator)
-        emits = Emits(
-            subjects, requests, membership, fanout, metrics, settings.client_rooms, settings.action_timeout, self.id
-        )
+        auth: Auth = self._tokens or Everybody()
+        if settings.auth == "bus":
+            auth = Asked(requests, subjects, settings.action_timeout)
+        emits = Emits(subjects, requests, membership, fanout, metrics, Renewal(auth, membership), settings, self.id)
         dialects: list[Dialect] = [
             JsonDialect(),
             SocketIoDialect(settings.ping_interval, settings.ping_timeout, settings.message_limit),
         ]
         self.listener = listener = Listener(
-            settings, dialects, membership, sessions, fanout, metrics, emits.take, self._takes_clients
+            settings, dialects, membership, sessions, auth, fanout, calls, metrics, emits.take, self._takes_clients
         )
         self._lease = lease = Lease(bucket, self.id)
         await self._wait_for_bucket(lease)
@@ -237,3 +247,10 @@ class Edge:
         for start in range(0, len(sockets), VERIFY_UNDER_WAY):
             saves = [self._membership.keeper.save(socket) for socket in sockets[start : start + VERIFY_UNDER_WAY]]
             await asyncio.gather(*saves, return_exceptions=True)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

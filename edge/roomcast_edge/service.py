@@ -12,7 +12,6 @@ from nats.micro.service import Service as MicroService
 from nats.micro.service import ServiceConfig
 
 from roomcast import __version__
-from roomcast.membership import Change
 from roomcast.names import Subjects
 from roomcast.nats_client import LightSubscription, MendedClient
 from roomcast_edge.answers import Refused, answer, answer_error, parse_request
@@ -65,6 +64,7 @@ class Service:
         endpoints: dict[str, Handler] = {
             "change": coordinator.change,
             "get": coordinator.change,
+            "call": coordinator.change,
             "move": lambda body, _: coordinator.move(body),
             "members": lambda body, _: coordinator.members(body),
             "count": lambda body, _: coordinator.count(body),
@@ -119,8 +119,8 @@ class Service:
                 answer(self._client, coordinator, {"told": True})
 
         try:
-            change = Change.parse(parse_request(payload))
-            if self._workshop.change_now(name, change, tell):
+            body = parse_request(payload)
+            if self._workshop.work_now(name, body, tell):
                 return
             if not self._workshop.holds(name):
                 tell(Elsewhere())
@@ -128,13 +128,13 @@ class Service:
         except Exception as error:
             tell(error)
             return
-        self._spawn(self._change_later(name, change, tell))
+        self._spawn(self._change_later(name, body, tell))
 
     async def _change_later(
-        self, name: str, change: Change, tell: Callable[[dict[str, Any] | BaseException], None]
+        self, name: str, body: dict[str, Any], tell: Callable[[dict[str, Any] | BaseException], None]
     ) -> None:
         try:
-            tell(await self._workshop.change(name, change))
+            tell(await self._workshop.work(name, body))
         except Exception as error:
             tell(error)
 

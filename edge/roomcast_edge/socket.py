@@ -10,6 +10,7 @@ from typing import Any
 from roomcast.membership import Change
 from roomcast_edge.closing import CloseCode
 from roomcast_edge.dialects import Dialect
+from roomcast_edge.limits import Asker
 from roomcast_edge.outbox import Outbox
 from roomcast_edge.records import Record
 from roomcast_edge.session_state import Fate
@@ -24,6 +25,7 @@ class EdgeSocket(Outbox):
 
     __slots__ = (
         "__weakref__",
+        "asker",
         "client_rooms",
         "connected_at",
         "data",
@@ -62,6 +64,8 @@ class EdgeSocket(Outbox):
         # Patterns of rooms that the client may join by itself; None: those of the settings.
         self.client_rooms: tuple[str, ...] | None = None
         self.connected_at = time.time()
+        # What it may ask of services; None: it has asked for nothing yet.
+        self.asker: Asker | None = None
         self.end = end
         self.extra: dict[str, Any] = {}
         # The record: its revision in the stream, changes that no acknowledged write includes yet, who waits for one.

@@ -17,6 +17,8 @@ from roomcast_edge.metrics import LATENCY_BOUNDS, OTHER, Histogram, Metrics, Tal
 DOCS = Path(__file__).parent.parent.parent / "docs" / "metrics.md"
 ROW = re.compile(r"^\| `((?:roomcast|process)_\w+)` \| (.*?) \|", re.MULTILINE)
 TALLIES = {name: each for name, each in vars(Metrics()).items() if isinstance(each, Tally)}
+COUNTED_LATER = {"Refusal": ("invalid", 0), "Answer": ("handshakes", 1), "_later": ("handshakes", 3)}
+"""Calls whose argument at this place is counted, and by which tally."""
 UNITS = ("_seconds", "_bytes", "_total", "_info")
 COUNTED = {
     *("sockets", "connections", "slow_sockets", "rooms", "subscriptions", "records_lagging", "requests_under_way"),
@@ -71,26 +73,22 @@ def test_a_value_that_nobody_foresaw_is_counted_as_other():
 
 
 def test_whatever_the_edge_counts_by_name_was_foreseen():
-    """``metrics.resumes["…"] += 1`` in the sources names a value of that tally, and so does every refusal."""
+    """``metrics.resumes["…"] += 1`` in the sources names a value of that tally, and so does what is counted later."""
     counted = set()
     for node in sources():
-        if (
-            isinstance(node, ast.Subscript)
-            and isinstance(node.value, ast.Attribute)
-            and isinstance(node.slice, ast.Constant)
-            and node.value.attr in TALLIES
-        ):
-            counted.add((node.value.attr, node.slice.value))
-        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.args:
-            code = node.args[0]
-            if node.func.id == "Refusal" and isinstance(code, ast.Constant):
-                counted.add(("invalid", code.value))
-            elif (
-                node.func.id == "Answer" and isinstance(node.args[1], ast.Constant) and node.args[1].value != "accepted"
-            ):
-                counted.add(("handshakes", node.args[1].value))
+        if isinstance(node, ast.Subscript) and isinstance(node.value, ast.Attribute) and node.value.attr in TALLIES:
+            counted |= {(node.value.attr, each) for each in texts(node.slice)}
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in COUNTED_LATER:
+            tally, place = COUNTED_LATER[node.func.id]
+            counted |= {(tally, each) for each in texts(node.args[place])}
+    counted.remove(("handshakes", "accepted"))  # which is counted when it is known how it went on
     assert len(counted) > 20, "they are found"
     assert sorted((name, value) for name, value in counted if value not in TALLIES[name]) == []
+
+
+def texts(node: ast.AST) -> set[str]:
+    """The strings that an expression may be."""
+    return {each.value for each in ast.walk(node) if isinstance(each, ast.Constant) and isinstance(each.value, str)}
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -21,6 +21,22 @@ class Emit:
 
 
 @dataclass(frozen=True, slots=True)
+class Reply:
+    """A client's reply to a call: its data, or the code and the message of its error."""
+
+    id: Any
+    data: Any = None
+    error: tuple[str, str] | None = None
+
+
+def error_in(body: Any) -> tuple[str, str] | None:
+    """The code and the message of an error that a client replies with; None for anything else."""
+    if not isinstance(body, dict):
+        return None
+    return str(body.get("code") or "internal"), str(body.get("message") or "the client refused")
+
+
+@dataclass(frozen=True, slots=True)
 class Connect:
     """The client asks for its session, in a dialect that has a message for that; with what it says of itself."""
 
@@ -49,7 +65,7 @@ class Attachments:
     refusal: Refusal
 
 
-Decoded = Emit | Connect | Leave | Say | Attachments | None
+Decoded = Emit | Reply | Connect | Leave | Say | Attachments | None
 """What one text message of a client means; None: nothing beyond that the client is alive."""
 
 
@@ -108,6 +124,10 @@ class Dialect(Protocol):
         """A cast; ``payload`` is known to be JSON."""
         ...
 
+    def call(self, event: str, reply_id: int, payload: bytes) -> bytes:
+        """An event that asks for a reply; ``payload`` is JSON."""
+        ...
+
     def greeting(self, socket_id: str, session: str, resumed: bool) -> bytes:
         """What a socket hears first."""
         ...
@@ -120,8 +140,12 @@ class Dialect(Protocol):
         """The refusal of an emit."""
         ...
 
+    def denial(self, code: CloseCode, message: str) -> bytes:
+        """What is sent before the close frame to a client that was never greeted; empty: nothing."""
+        ...
+
     def farewell(self, code: CloseCode) -> bytes:
-        """What is sent before the close frame; empty: nothing."""
+        """What is sent before the close frame to one that was; empty: nothing."""
         ...
 
     def decode(self, text: bytes) -> Decoded:

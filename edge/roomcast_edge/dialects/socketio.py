@@ -15,7 +15,19 @@ from typing import Any
 import orjson
 
 from roomcast_edge.closing import CloseCode
-from roomcast_edge.dialects import Attachments, Connect, Decoded, Emit, HttpRefusal, Leave, Query, Refusal, Say
+from roomcast_edge.dialects import (
+    Attachments,
+    Connect,
+    Decoded,
+    Emit,
+    HttpRefusal,
+    Leave,
+    Query,
+    Refusal,
+    Reply,
+    Say,
+    error_in,
+)
 from roomcast_edge.frames import text_frame
 
 VERSION = "4"
@@ -89,6 +101,13 @@ class SocketIoDialect:
         """Only a DISCONNECT packet ends a session; a transport may close and come back."""
         return False
 
+    def denial(self, code: CloseCode, message: str) -> bytes:
+        """CONNECT_ERROR for a client without a good token, which then does not come back by itself."""
+        if code not in (CloseCode.REFUSED, CloseCode.TOKEN_EXPIRED):
+            return b""
+        body = {"message": message, "data": {"code": "unauthorized", "close": int(code)}}
+        return text_frame(b"44" + orjson.dumps(body))
+
     def farewell(self, code: CloseCode) -> bytes:
         """DISCONNECT, after which a client does not come back by itself."""
         return text_frame(b"41") if code in _FATAL else b""
@@ -108,6 +127,10 @@ class SocketIoDialect:
     def cast(self, event: str, payload: bytes) -> bytes:
         """EVENT, with the payload as the one argument."""
         return text_frame(b"%b%b]" % (_prefix(event), payload))
+
+    def call(self, event: str, reply_id: int, payload: bytes) -> bytes:
+        """EVENT that asks for an acknowledgement."""
+        return text_frame(b"42%d[%b,%b]" % (reply_id, orjson.dumps(event), payload))
 
     def answer(self, reply_id: Any, payload: bytes) -> bytes:
         """ACK, with one argument."""
@@ -152,7 +175,7 @@ class SocketIoDialect:
         if kind in b"56":
             return _binary(int(found["attachments"]), reply_id if kind == b"5" else None)
         if kind == b"3":
-            raise _malformed("nothing was asked that this acknowledges")
+            return _reply(data, reply_id)
         raise _malformed("CONNECT_ERROR is not for clients to send")
 
 
@@ -171,6 +194,15 @@ def _event(data: bytes, reply_id: int | None) -> Emit:
     if not isinstance(args, list) or not args or not isinstance(args[0], str) or not args[0]:
         raise _malformed("the data of EVENT must be an array that begins with the event's name")
     return Emit(args[0], tuple(args[1:]), reply_id)
+
+
+def _reply(data: bytes, reply_id: int | None) -> Reply:
+    args = _loads(data)
+    if not isinstance(args, list) or reply_id is None:
+        raise _malformed("an acknowledgement has an id, and an array of arguments")
+    first = args[0] if args else None
+    error = error_in(first.get("error")) if isinstance(first, dict) and set(first) == {"error"} else None
+    return Reply(reply_id, None if error else first, error)
 
 
 def _binary(count: int, reply_id: int | None) -> Attachments:
