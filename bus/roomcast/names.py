@@ -178,3 +178,7 @@ class Subjects:
     def action(self, name: str) -> str:
         """Where a client's request goes."""
         return f"{self.prefix}.action.{encode_room(name, 'an action name')}"
+
+    def route(self, tokens: str) -> str:
+        """Where a client's request that has a method and a path goes; ``routes`` makes the tokens."""
+        return f"{self.prefix}.route.{tokens}"

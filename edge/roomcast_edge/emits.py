@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
+from typing import Any
 
 import orjson
 
@@ -13,6 +14,7 @@ from roomcast.errors import BusTimeout, BusUnavailable, RemoteError
 from roomcast.membership import Change
 from roomcast.names import Subjects, encode_room, is_reserved_event, is_socket_id
 from roomcast.requests import NoResponders, Reply, Requests
+from roomcast.routes import request_tokens
 from roomcast_edge.answers import error_of
 from roomcast_edge.connection import Connection
 from roomcast_edge.dialects import Emit, Refusal
@@ -157,14 +159,16 @@ class Emits:
 
     def _act(self, socket: EdgeSocket, emit: Emit) -> None:
         try:
-            subject = self._subjects.action(emit.event)
+            subject = self._subject(emit)
         except ValueError as error:
             raise Refusal("bad_request", str(error), emit.reply_id) from None
-        request = {
+        request: dict[str, Any] = {
             "data": emit.args[0] if emit.args else None,
             "args": emit.args,
             "socket": {"id": socket.id, "edge": self._edge, "user": socket.user, "data": socket.data},
         }
+        if emit.route is not None:
+            request |= {"method": emit.route.method, "path": emit.route.path, "headers": emit.route.headers}
         try:
             body = orjson.dumps(request)
         except TypeError:  # it reads 1,024 levels and writes 254
@@ -188,7 +192,7 @@ class Emits:
         def answered(future: asyncio.Future[Reply]) -> None:
             self._limits.done(asker)
             self._metrics.action.observe(time.perf_counter() - began)
-            code, payload = _outcome(future, emit.event)
+            code, payload = _outcome(future, str(emit.route or emit.event))
             self._metrics.actions[code or "ok"] += 1
             if code:
                 self._refuse(socket, emit, code, payload.decode())
@@ -196,6 +200,12 @@ class Emits:
                 self._answer(socket, emit, payload)
 
         asked.add_done_callback(answered)
+
+    def _subject(self, emit: Emit) -> str:
+        """Where the request goes; ``ValueError`` where its name or path is none."""
+        if emit.route is None:
+            return self._subjects.action(emit.event)
+        return self._subjects.route(request_tokens(emit.route.method, emit.route.path))
 
     # -- answers -----------------------------------------------------------------------------------------------------
 

@@ -21,7 +21,8 @@ from roomcast_edge.auth import Auth, Denied
 from roomcast_edge.calls import Calls
 from roomcast_edge.closing import CloseCode
 from roomcast_edge.connection import Connection
-from roomcast_edge.dialects import Dialect, Emit
+from roomcast_edge.dialects import Dialect, Dialects, Emit
+from roomcast_edge.dialects.jwr import COOKIE_PATH, COOKIE_SCRIPT
 from roomcast_edge.garbage import Freezer
 from roomcast_edge.handshake import (
     Handshake,
@@ -68,7 +69,7 @@ class Listener:
     def __init__(
         self,
         settings: Settings,
-        dialects: list[Dialect],
+        dialects: Dialects,
         membership: Membership,
         sessions: Sessions,
         auth: Auth,
@@ -84,7 +85,7 @@ class Listener:
         self.metrics = metrics
         self.on_emit = on_emit
         self._ready = ready
-        self._dialects = {dialect.path: dialect for dialect in dialects}
+        self._dialects = dialects
         self._membership = membership
         self._sessions = sessions
         self._auth = auth
@@ -161,7 +162,7 @@ class Listener:
     def answer(self, ws: ServerProtocol, request: Request, connection: Connection) -> Answer:
         """The answer to a client's request. One that is accepted is counted at its address."""
         path, query = split_target(request.path)
-        dialect = self._dialects.get(path)
+        dialect = self._dialects.of(path, query)
         if dialect is None:
             return self._plain(ws, path)
         origin = first_header(request.headers, "Origin")
@@ -194,12 +195,10 @@ class Listener:
 
     def _plain(self, ws: ServerProtocol, path: str) -> Answer:
         if path == "/" and self._page:
-            response = ws.reject(HTTPStatus.OK, "")
-            del response.headers["Content-Length"], response.headers["Content-Type"]
-            response.headers["Content-Length"] = str(len(self._page))
-            response.headers["Content-Type"] = "text/html; charset=utf-8"
-            return Answer(Response(response.status_code, "OK", response.headers, self._page), "page")
-        paths = ", ".join(sorted(self._dialects))
+            return _found(ws, self._page, "text/html; charset=utf-8")
+        if path == COOKIE_PATH:
+            return _found(ws, COOKIE_SCRIPT, "application/javascript")
+        paths = ", ".join(self._dialects.paths)
         return Answer(
             ws.reject(HTTPStatus.NOT_FOUND, f"There is nothing here; websockets connect to {paths}\n"), "not_found"
         )
@@ -249,3 +248,10 @@ def _later(ws: ServerProtocol, status: HTTPStatus, text: str, outcome: str) -> A
     response = ws.reject(status, text)
     response.headers["Retry-After"] = str(random.randint(1, RETRY_SPREAD))
     return Answer(response, outcome)
+
+
+def _found(ws: ServerProtocol, body: bytes, kind: str) -> Answer:
+    headers = ws.reject(HTTPStatus.OK, "").headers
+    del headers["Content-Length"], headers["Content-Type"]
+    headers.update({"Content-Length": str(len(body)), "Content-Type": kind})
+    return Answer(Response(HTTPStatus.OK, "OK", headers, body), "page")

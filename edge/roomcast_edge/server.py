@@ -21,9 +21,10 @@ from roomcast_edge.calls import Calls
 from roomcast_edge.casts import Casts
 from roomcast_edge.closing import CloseCode
 from roomcast_edge.coordinator import Coordinator
-from roomcast_edge.dialects import Dialect
+from roomcast_edge.dialects import Dialect, Dialects
 from roomcast_edge.dialects.json import JsonDialect
 from roomcast_edge.dialects.socketio import SocketIoDialect
+from roomcast_edge.dialects.socketio2 import SocketIo2Dialect
 from roomcast_edge.emits import Emits
 from roomcast_edge.gauges import Gauges
 from roomcast_edge.index import Index
@@ -105,9 +106,19 @@ class Edge:
         dialects: list[Dialect] = [
             JsonDialect(),
             SocketIoDialect(settings.ping_interval, settings.ping_timeout, settings.message_limit),
+            SocketIo2Dialect(settings.ping_interval, settings.ping_timeout, settings.message_limit),
         ]
         self.listener = listener = Listener(
-            settings, dialects, membership, sessions, auth, fanout, calls, metrics, emits.take, self._takes_clients
+            settings,
+            Dialects(dialects),
+            membership,
+            sessions,
+            auth,
+            fanout,
+            calls,
+            metrics,
+            emits.take,
+            self._takes_clients,
         )
         self._lease = lease = Lease(bucket, self.id)
         await self._wait_for_bucket(lease)
