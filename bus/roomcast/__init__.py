@@ -6,12 +6,16 @@ from roomcast.errors import (
     BusRefused,
     BusTimeout,
     BusUnavailable,
+    ConnectionLost,
     Incomplete,
     MoveIncomplete,
+    OutcomeUnknown,
+    PermissionDenied,
     RemoteError,
     RoomcastError,
     SocketNotFound,
 )
+from roomcast.grants import Grant, Handshake
 from roomcast.handlers import (
     BadRequest,
     Forbidden,
@@ -22,7 +26,9 @@ from roomcast.handlers import (
     TooMany,
     Unauthorized,
 )
+from roomcast.lifecycle import Lifecycle
 from roomcast.membership import ChangeResult, EdgeResult, MoveResult, Socket
+from roomcast.sync import SyncBus
 
 __all__ = [
     "BadRequest",
@@ -31,18 +37,25 @@ __all__ = [
     "BusTimeout",
     "BusUnavailable",
     "ChangeResult",
+    "ConnectionLost",
     "EdgeResult",
     "Forbidden",
+    "Grant",
+    "Handshake",
     "Incomplete",
+    "Lifecycle",
     "MoveIncomplete",
     "MoveResult",
     "NotFound",
+    "OutcomeUnknown",
+    "PermissionDenied",
     "RemoteError",
     "Request",
     "RoomcastError",
     "ServiceFault",
     "Socket",
     "SocketNotFound",
+    "SyncBus",
     "TooLarge",
     "TooMany",
     "Unauthorized",

@@ -23,6 +23,14 @@ REPEATABLE = frozenset({"move", "members", "count", "get"})
 known to be so for seconds. A bulk change bears its id, so that a repetition is the same one; a single change does not.
 """
 LIST_WINDOW = 500
+MAX_TIMEOUT = 60.0
+"""Seconds that an edge works on a request at most."""
+
+
+def check_timeout(timeout: float) -> None:
+    """``ValueError`` for a timeout, in seconds, that no edge takes."""
+    if not 0 < timeout <= MAX_TIMEOUT:
+        raise ValueError(f"timeout must be above 0 and at most {MAX_TIMEOUT:g} seconds, not {timeout!r}")
 
 
 class Asking:
@@ -66,8 +74,14 @@ class Asking:
         """The answer to one socket's change, or None when there is no such socket."""
         return await self.ask_socket(name, change.to_json(), "change", timeout)
 
+    async def call(self, name: str, event: str, data: Any, timeout: float) -> dict[str, Any] | None:
+        """A client's reply to an event, or None when it is not connected."""
+        call = {"call": {"event": event, "data": data}, "timeout": max(0.05, timeout - min(ANSWER_MARGIN, timeout / 4))}
+        return await self.ask_socket(name, call, "call", timeout)
+
     async def ask_socket(self, name: str, body: dict[str, Any], verb: str, timeout: float) -> dict[str, Any] | None:
         """The answer of whoever holds a socket, or can speak for one that is away; None: there is no such socket."""
+        check_timeout(timeout)
         if not is_socket_id(name):
             return None
         deadline = time.monotonic() + timeout
@@ -86,6 +100,7 @@ class Asking:
 
     async def ask_api(self, verb: str, body: dict[str, Any], timeout: float, name: str = "") -> dict[str, Any]:
         """The answer of any edge, which coordinates the others."""
+        check_timeout(timeout)
         tries = ASKS if verb in REPEATABLE else 1
         deadline = time.monotonic() + timeout
         asked: set[asyncio.Future[Reply]] = set()

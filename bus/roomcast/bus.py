@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AbstractAsyncContextManager
-from typing import Any, NoReturn, TypeVar, overload
+from typing import Any, TypeVar, overload
 
-from nats import errors as nats_errors
+import orjson
 
-from roomcast.arguments import MISSING, read_cast
 from roomcast.asking import Asking
+from roomcast.casting import Casting, Default, Rooms, Target
 from roomcast.connecting import Connecting, server_urls
-from roomcast.envelope import MAX_CAST_BYTES, cast_headers, encode_data
-from roomcast.errors import (
-    BusTimeout,
-    BusUnavailable,
-    Incomplete,
-    RemoteError,
-    RoomcastError,
-    SocketNotFound,
-)
+from roomcast.envelope import MAX_CAST_BYTES, encode_data
+from roomcast.errors import Incomplete, RemoteError, RoomcastError, SocketNotFound
+from roomcast.grants import Grant, Handshake
 from roomcast.handlers import Handler
+from roomcast.lifecycle import Lifecycle
 from roomcast.membership import (
     Change,
     ChangeResult,
@@ -33,7 +27,7 @@ from roomcast.membership import (
     room_list,
     socket_id,
 )
-from roomcast.names import Subjects, encode_room, is_socket_id
+from roomcast.names import Subjects, check_event, encode_room, is_socket_id
 from roomcast.nats_client import MendedClient, connect
 from roomcast.requests import Requests
 from roomcast.serving import Serving
@@ -41,15 +35,11 @@ from roomcast.serving import Serving
 log = logging.getLogger("roomcast")
 
 H = TypeVar("H", bound=Handler)
-Rooms = str | Sequence[str]
-Default = Callable[[Any], Any]
-Target = Any
-"""A Socket, a request that carries one, or a socket's id."""
-
-UNSENT_PAUSE = 1 << 20
+A = TypeVar("A", bound=Callable[[Handshake], Awaitable[Grant | None]])
+L = TypeVar("L", bound=Callable[[Lifecycle], Awaitable[None]])
 
 
-class Bus:
+class Bus(Casting):
     """One service's way to every room and socket of the cluster. Make it with :meth:`connect`.
 
     Every call that waits takes ``timeout`` in seconds. A change that returned is done on every edge that it concerns:
@@ -63,15 +53,12 @@ class Bus:
         requests: Requests,
         default: Default | None,
         serving: Serving,
+        cast_limit: int = MAX_CAST_BYTES,
     ) -> None:
-        self.nats = client
-        """The connection to NATS, for whatever else a service does there."""
-        self._subjects = subjects
+        super().__init__(client, subjects, default, cast_limit)
         self._requests = requests
         self._asking = Asking(requests, subjects)
         self._serving = serving
-        self._default = default
-        self._cast_limit = MAX_CAST_BYTES
 
     @classmethod
     def connect(
@@ -111,8 +98,7 @@ class Bus:
 
             client = await connect(urls, name=name, on_error=report, on_disconnect=lost, **options)
             serving = Serving(client, subjects, name, version, default)
-            bus = cls(client, subjects, Requests(client), default, serving)
-            bus._cast_limit = cast_limit
+            bus = cls(client, subjects, Requests(client), default, serving, cast_limit)
             bus._requests.start()
             return bus
 
@@ -125,8 +111,8 @@ class Bus:
         if self.nats.is_connected:
             try:
                 await self.flush(timeout=2.0)
-            except RoomcastError:
-                log.warning("closed before NATS had taken all casts")
+            except RoomcastError as error:
+                log.warning("closed before NATS had taken all casts: %s", error)
         self._requests.stop()
         await self.nats.close()
 
@@ -135,106 +121,6 @@ class Bus:
 
     async def __aexit__(self, *_: object) -> None:
         await self.close()
-
-    # -- casts -------------------------------------------------------------------------------------------------------
-
-    @overload
-    async def broadcast(self, rooms: Rooms, text: str, /) -> NoReturn: ...
-    @overload
-    async def broadcast(
-        self, rooms: Rooms, event: str, data: Any, omit: Target = None, /, *, except_rooms: Rooms = ()
-    ) -> None: ...
-    @overload
-    async def broadcast(
-        self,
-        rooms: Rooms,
-        data: Any = ...,
-        omit: Target = None,
-        /,
-        *,
-        event: str | None = None,
-        except_rooms: Rooms = (),
-        **named: Any,
-    ) -> None: ...
-    async def broadcast(  # type: ignore[misc]
-        self,
-        rooms: Rooms,
-        *args: Any,
-        event: str | None = None,
-        data: Any = MISSING,
-        omit: Target = None,
-        except_rooms: Rooms = (),
-    ) -> None:
-        """Send an event to all members of one room or several: ``broadcast(rooms, [event], data, [omit])``.
-
-        The default event is ``message``. A socket in several of the rooms gets it once; ``omit`` (a socket, a request
-        or an id) and the members of ``except_rooms`` do not get it. When this returns the cast is handed, in order, to
-        a connection that stands; delivery is at most once. Raises ``BusUnavailable`` at once while NATS is away (a
-        cast is never kept to be delivered late), ``ValueError`` and ``TypeError`` before anything is sent.
-        """
-        names = room_list(rooms)
-        cast = read_cast(args, event=event, data=data, omit=omit, except_rooms=except_rooms)
-        payload = encode_data(cast.data, self._default, self._cast_limit)
-        if not names:
-            return
-        sent = time.time_ns()
-        messages = [
-            (self._subjects.room(room, cast.event), cast_headers(sent, names[:i] + cast.except_rooms))
-            for i, room in enumerate(names)
-        ]
-        await self._publish(messages, payload)
-
-    @overload
-    async def blast(self, text: str, /) -> NoReturn: ...
-    @overload
-    async def blast(self, event: str, data: Any, omit: Target = None, /, *, except_rooms: Rooms = ()) -> None: ...
-    @overload
-    async def blast(
-        self,
-        data: Any = ...,
-        omit: Target = None,
-        /,
-        *,
-        event: str | None = None,
-        except_rooms: Rooms = (),
-        **named: Any,
-    ) -> None: ...
-    async def blast(  # type: ignore[misc]
-        self,
-        *args: Any,
-        event: str | None = None,
-        data: Any = MISSING,
-        omit: Target = None,
-        except_rooms: Rooms = (),
-    ) -> None:
-        """Send an event to every connected socket: ``blast([event], data, [omit])``. As :meth:`broadcast` otherwise."""
-        cast = read_cast(args, event=event, data=data, omit=omit, except_rooms=except_rooms)
-        payload = encode_data(cast.data, self._default, self._cast_limit)
-        headers = cast_headers(time.time_ns(), cast.except_rooms)
-        await self._publish([(self._subjects.blast(cast.event), headers)], payload)
-
-    async def flush(self, *, timeout: float = 5.0) -> None:
-        """Wait until the NATS server has all casts sent so far. ``BusUnavailable``, ``BusTimeout``."""
-        try:
-            await self.nats.flush(timeout)
-        except (TimeoutError, nats_errors.FlushTimeoutError) as error:
-            raise BusTimeout(f"NATS did not confirm within {timeout:g} s") from error
-        except nats_errors.Error as error:
-            raise BusUnavailable("NATS is away") from error
-
-    async def _publish(self, messages: list[tuple[str, bytes]], payload: bytes) -> None:
-        try:
-            for subject, headers in messages:
-                self.nats.send(subject, payload, "", headers)
-        except nats_errors.MaxPayloadError as error:
-            raise ValueError(f"NATS takes messages of {self.nats.max_payload} bytes at most") from error
-        except nats_errors.Error as error:
-            raise BusUnavailable(f"NATS is away, the cast was not sent ({type(error).__name__})") from error
-        if self.nats.pending_data_size > UNSENT_PAUSE:
-            try:
-                await self.nats.drained()
-            except nats_errors.Error as error:
-                raise BusUnavailable("NATS went away; whether the cast was delivered is unknown") from error
 
     # -- changes of one socket, or of several by id ------------------------------------------------------------------
 
@@ -333,6 +219,27 @@ class Bus:
 
         return register
 
+    def authenticate(self, handler: A) -> A:
+        """Say who may connect, to edges with ``--auth bus``: ``@bus.authenticate`` over an ``async def``.
+
+        The handler gets a :class:`Handshake` and returns a :class:`Grant`; None, or an ``Unauthorized`` that it
+        raises, refuses the client, which hears the message. ``ValueError``: there is one already.
+        """
+        self._serving.authenticate(handler)
+        return handler
+
+    def on_connect(self, handler: L) -> L:
+        """Hear of each new session, as a :class:`Lifecycle`; one that is resumed is none. Copies of this service (of
+        its name) share these events, each at most once."""
+        self._serving.on_lifecycle(self._subjects.connects, handler)
+        return handler
+
+    def on_disconnect(self, handler: L) -> L:
+        """Hear of each session that is over: at once when it was ended on purpose, else after the resume window, also
+        when its edge has died. As :meth:`on_connect`: at most once for each session."""
+        self._serving.on_lifecycle(self._subjects.disconnects, handler)
+        return handler
+
     async def serve(self) -> None:
         """Serve what is registered until SIGTERM or SIGINT, then finish what is under way."""
         await self._serving.serve()
@@ -351,6 +258,22 @@ class Bus:
     def parse_socket(self, request: object) -> Socket | None:
         """The socket that a request came over; None where it came over none."""
         return parse_socket(request)
+
+    async def call(self, socket: Target, event: str, data: Any = None, *, timeout: float = 5.0) -> Any:
+        """Send an event to one client and wait for its reply, which is returned.
+
+        Raises ``SocketNotFound`` (also where the socket is away just now), ``BusTimeout`` (the client has not replied;
+        it may have heard the event), ``RemoteError`` (the client replied with an error, or its connection was lost
+        before it replied: code ``disconnected``), ``BusUnavailable``; ``ValueError`` and ``TypeError`` before anything
+        is sent.
+        """
+        check_event(event)
+        name = socket_id(socket)
+        payload = encode_data(data, self._default, self._cast_limit)
+        answer = await self._asking.call(name, event, orjson.Fragment(payload), timeout)
+        if answer is None:
+            raise SocketNotFound(name)
+        return answer["reply"]
 
     async def get(self, socket: Target, *, timeout: float = 5.0) -> Socket | None:
         """The socket with this id wherever it is connected, or None."""

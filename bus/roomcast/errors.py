@@ -20,16 +20,34 @@ class SocketNotFound(RoomcastError):
         self.socket_id = socket_id
 
 
+class OutcomeUnknown(RoomcastError):
+    """No answer came: whether the change was made is unknown. Asking for it again is safe."""
+
+
+class BusTimeout(OutcomeUnknown):
+    """No answer came in time."""
+
+
 class BusUnavailable(RoomcastError):
-    """NATS, or the part of it that the call needs, is away now. Nothing was done, or it says that nobody knows."""
+    """NATS, or the part of it that the call needs, is away now. Nothing was done, but for :class:`ConnectionLost`."""
 
 
 class BusRefused(BusUnavailable):
     """NATS does not let this client in, or shows a certificate that is not trusted. Trying again changes nothing."""
 
 
-class BusTimeout(RoomcastError):
-    """No answer came in time. Whether the change was made is unknown; asking for it again is safe."""
+class ConnectionLost(BusUnavailable, OutcomeUnknown):
+    """The connection to NATS broke after the request was sent and before its answer came."""
+
+
+class PermissionDenied(RoomcastError):
+    """NATS lets this connection not use a subject. ``operation`` is ``publish`` or ``subscribe``."""
+
+    def __init__(self, operation: str, subject: str) -> None:
+        preposition = "on" if operation == "publish" else "to"
+        super().__init__(f"NATS does not let this user {operation} {preposition} {subject}; its permissions lack it")
+        self.operation = operation
+        self.subject = subject
 
 
 class RemoteError(RoomcastError):

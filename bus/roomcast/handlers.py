@@ -143,8 +143,8 @@ class Inputs:
                 elif key in sent:
                     given[name] = sent[key]
         try:
-            # Path parameters are texts: their numbers are read from them.
-            inputs = msgspec.convert(given, self._struct, strict=not request.params)
+            # What stands in a path or a query is text: numbers are read from it.
+            inputs = msgspec.convert(given, self._struct, strict=not (request.params or request.method))
         except msgspec.ValidationError as error:
             raise BadRequest(_in_the_clients_words(str(error), self._names)) from None
         return {name: getattr(inputs, name) for name in self._names}

@@ -139,7 +139,10 @@ class Subjects:
         self.prefix = prefix
         self.blast_all = f"{prefix}.blast.*"
         self.moved = f"{prefix}.moved"
+        self.alive = f"{prefix}.alive"
         self.auth = f"{prefix}.auth"
+        self.connects = f"{prefix}.event.connect"
+        self.disconnects = f"{prefix}.event.disconnect"
 
     def room(self, room: str, event: str) -> str:
         """Where a cast to a room goes."""
@@ -176,3 +179,7 @@ class Subjects:
     def action(self, name: str) -> str:
         """Where a client's request goes."""
         return f"{self.prefix}.action.{encode_room(name, 'an action name')}"
+
+    def route(self, tokens: str) -> str:
+        """Where a client's request that has a method and a path goes; ``routes`` makes the tokens."""
+        return f"{self.prefix}.route.{tokens}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import re
 import ssl
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -18,7 +19,7 @@ from nats.aio.client import Client
 from nats.aio.subscription import Subscription
 
 from roomcast.access import masked
-from roomcast.errors import BusRefused, BusUnavailable
+from roomcast.errors import BusRefused, BusUnavailable, PermissionDenied
 from roomcast.lameduck import LAME_DUCK_SPREAD, another_node
 from roomcast.wire import ChunkParser, LightSubscription, Sink
 
@@ -32,6 +33,8 @@ CLOSE_WITHIN = 1.0
 """Seconds that ``close()`` leaves a server to take what is still unsent."""
 
 READ_SIZE = 1 << 20
+
+_VIOLATION = re.compile(r'permissions violation for (publish|subscription) to "([^"]*)"', re.IGNORECASE).match
 
 
 class MendedClient(Client):
@@ -50,6 +53,9 @@ class MendedClient(Client):
         self._leaving: asyncio.Task[None] | None = None
         self._next = ""
         """The server to reconnect to first, where one was chosen."""
+        self._denied: PermissionDenied | None = None
+        self.on_denied: Callable[[PermissionDenied], None] | None = None
+        """Called as soon as NATS says that a subject is not for this connection."""
 
     # -- the synchronous way in and out ------------------------------------------------------------------------------
 
@@ -147,12 +153,18 @@ class MendedClient(Client):
         await super().publish(subject, payload, reply, headers)
 
     async def flush(self, timeout: float = 10) -> None:
-        """As nats-py's, but it cannot hang on a connection that was replaced, nor hurt the reader when cancelled."""
+        """As nats-py's, but it cannot hang on a connection that was replaced, nor hurt the reader when cancelled.
+
+        Raises ``PermissionDenied`` for a subject that NATS has refused since the last flush.
+        """
         if self.is_closed:
             raise errors.ConnectionClosedError
         if not self.is_connected:
             raise errors.ConnectionReconnectingError
         await super().flush(timeout)  # type: ignore[arg-type]
+        denied, self._denied = self._denied, None
+        if denied is not None:
+            raise denied
 
     async def _read_loop(self) -> None:
         self._ps.reset()  # the old connection's last chunk may have been parsed after its end was seen
@@ -180,8 +192,17 @@ class MendedClient(Client):
         await super()._process_pong()
 
     async def _process_err(self, err_msg: str) -> None:
-        if "stale connection" in err_msg:
-            await super()._process_err(err_msg)
+        if "stale connection" in err_msg.lower():
+            await super()._process_err(err_msg.lower())
+            return
+        violation = _VIOLATION(err_msg)
+        if violation is not None:
+            operation = "publish" if violation[1].lower() == "publish" else "subscribe"
+            denied = PermissionDenied(operation, violation[2])
+            self._denied = self._denied or denied
+            if self.on_denied is not None:
+                self.on_denied(denied)
+            await self.report(denied)
             return
         # Where the server ends the connection too, its EOF leads to a reconnect; giving up for good is not ours.
         self._err = errors.Error(f"nats: {err_msg}")

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from nats import errors
 
-from roomcast.errors import BusTimeout, BusUnavailable
+from roomcast.errors import BusTimeout, BusUnavailable, ConnectionLost, PermissionDenied
 from roomcast.nats_client import LightSubscription, MendedClient
 
 
@@ -81,6 +81,9 @@ class ReplyStream:
 L = TypeVar("L", Collector, ReplyStream)
 
 
+_NOBODY: tuple[None, str] = (None, "")
+
+
 class Requests:
     """Asks over one connection and hands each answer to whoever asked."""
 
@@ -89,27 +92,34 @@ class Requests:
         self.inbox = f"_INBOX.{secrets.token_hex(8)}"
         self._prefix = len(self.inbox) + 1
         self._count = 0
-        self._waiting: dict[bytes, asyncio.Future[Reply]] = {}
+        # Who waits for an answer, by the last token of its subject, and what was asked.
+        self._waiting: dict[bytes, tuple[asyncio.Future[Reply], str]] = {}
         self._collectors: dict[bytes, Collector | ReplyStream] = {}
         self._sub: LightSubscription | None = None
 
     def start(self) -> None:
         """Listen for answers. Subscriptions are replayed by a reconnect; call once."""
+        self._client.on_denied = self._deny
         self._sub = self._client.subscribe_light(f"{self.inbox}.*", self._on_reply)
 
     def stop(self) -> None:
-        """Stop listening; whoever still waits gets ``BusUnavailable``."""
+        """Stop listening; whoever still waits gets ``ConnectionLost``."""
         if self._sub is not None and not self._client.is_closed:  # closing forgets all subscriptions
             self._client.unsubscribe_light(self._sub)
         self._sub = None
-        self.fail("the connection to NATS was closed")
+        self.fail("the connection to NATS was closed before the answer; whether it was done is unknown")
 
     def fail(self, why: str) -> None:
         """Give up on all that is under way: the connection that would bring the answers is gone."""
         waiting, self._waiting = self._waiting, {}
-        for future in waiting.values():
+        for future, _ in waiting.values():
             if not future.done():
-                future.set_exception(BusUnavailable(why))
+                future.set_exception(ConnectionLost(why))
+
+    def _deny(self, denied: PermissionDenied) -> None:
+        for future, subject in list(self._waiting.values()):
+            if subject == denied.subject and not future.done():
+                future.set_exception(denied)
 
     @property
     def under_way(self) -> int:
@@ -122,7 +132,7 @@ class Requests:
         self._count += 1
         token = b"%x" % self._count
         future: asyncio.Future[Reply] = loop.create_future()
-        self._waiting[token] = future
+        self._waiting[token] = (future, what)
         timer = loop.call_later(timeout, self._expire, token, what, timeout)
 
         def settled(_: asyncio.Future[Reply]) -> None:
@@ -158,7 +168,8 @@ class Requests:
     def ask(self, subject: str, payload: bytes, timeout: float, headers: bytes = b"") -> asyncio.Future[Reply]:
         """The answer to a request, as a future.
 
-        It raises :class:`NoResponders`, ``BusTimeout`` (unknown whether it was done) or ``BusUnavailable``.
+        Raises ``BusUnavailable`` when it cannot be sent. The future raises :class:`NoResponders`, ``PermissionDenied``,
+        or ``BusTimeout`` or ``ConnectionLost`` when nobody knows whether it was done.
         """
         inbox, future = self.expect(timeout, subject)
         try:
@@ -174,7 +185,7 @@ class Requests:
     def _on_reply(self, _: LightSubscription, subject: bytes, __: bytes, data: bytes, headers: bytes) -> None:
         token = subject[self._prefix :]
         reply = Reply(data, headers)
-        future = self._waiting.get(token)
+        future = self._waiting.get(token, _NOBODY)[0]
         if future is None or future.done():
             collector = self._collectors.get(token)
             if collector is not None:
@@ -186,7 +197,7 @@ class Requests:
             future.set_result(reply)
 
     def _expire(self, token: bytes, what: str, timeout: float) -> None:
-        future = self._waiting.get(token)
+        future, _ = self._waiting.get(token, _NOBODY)
         if future is not None and not future.done():
             future.set_exception(
                 BusTimeout(f"no answer on {what} within {timeout:g} s; whether it was done is unknown")

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from urllib.parse import unquote
 
-from roomcast.names import decode_event, encode_event
+from roomcast.names import MAX_NAME_BYTES, decode_event, encode_event
 
 _METHOD = re.compile(r"[A-Z]{1,16}").fullmatch
 _PARAMETER = re.compile(r":([A-Za-z_][A-Za-z0-9_]*)").fullmatch
+
+MAX_PATH_BYTES = 1000
+"""Of a request's path: its subject, three times as long at most, must fit into a line of NATS's protocol."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +62,22 @@ class Route:
     def rank(self) -> tuple[bool, ...]:
         """The smaller, the more literal from the left on: of two routes that match, the smaller one is meant."""
         return tuple(segment.startswith(":") for segment in self.segments)
+
+
+def request_tokens(method: str, path: str) -> str:
+    """The tokens of a request's subject behind ``bus.route.``: the method, then the path's segments, unescaped.
+
+    Slashes at either end count for nothing. ``ValueError``: the path is too long, or escaped as no path is.
+    """
+    if len(path.encode()) > MAX_PATH_BYTES:
+        raise ValueError(f"a path has at most {MAX_PATH_BYTES} bytes of UTF-8; this one has {len(path.encode())}")
+    try:
+        segments = [unquote(segment, errors="strict") for segment in path.strip("/").split("/")]
+    except UnicodeDecodeError:
+        raise ValueError(f"the path {path!r} is not UTF-8 where it is percent-encoded") from None
+    if any(len(segment.encode()) > MAX_NAME_BYTES for segment in segments):
+        raise ValueError(f"a segment of a path has at most {MAX_NAME_BYTES} bytes of UTF-8")
+    return ".".join([method.upper(), *map(path_token, segments)])
 
 
 def path_token(segment: str) -> str:

@@ -1,8 +1,9 @@
-"""Serves a service's handlers on NATS: actions and routes, as a micro service."""
+"""Serves a service's handlers on NATS: actions, routes, who may connect, lifecycle events."""
 
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 import secrets
 import signal
@@ -14,12 +15,17 @@ from typing import Any
 
 import orjson
 from nats import micro
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
 from nats.errors import Error as NatsError
 from nats.micro.request import Request as Message
 from nats.micro.service import Endpoint, Service, ServiceConfig
 
 from roomcast.envelope import encode_data, error_body, error_headers
-from roomcast.handlers import BadRequest, Handler, Inputs, Request, ServiceFault
+from roomcast.errors import PermissionDenied
+from roomcast.grants import Grant, Handshake
+from roomcast.handlers import BadRequest, Handler, Inputs, Request, ServiceFault, Unauthorized
+from roomcast.lifecycle import Lifecycle
 from roomcast.names import Subjects, encode_room
 from roomcast.nats_client import MendedClient
 from roomcast.routes import Route
@@ -40,8 +46,8 @@ class _Served:
 
     name: str
     tokens: str
-    handler: Handler
-    inputs: Inputs
+    answer: Callable[[dict[str, Any], str], Awaitable[Any]]
+    """From a request's body and the tokens of its subject to what is answered."""
     route: Route | None = None
 
 
@@ -57,6 +63,8 @@ class Serving:
         self._version = version
         self._default = default
         self._served: dict[str, _Served] = {}
+        self._lifecycle: list[tuple[str, Callable[[Lifecycle], Awaitable[None]]]] = []
+        self._hearing: list[Subscription] = []
         self._service: Service | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._places = asyncio.Semaphore(UNDER_WAY)
@@ -66,13 +74,48 @@ class Serving:
     def action(self, name: str, handler: Handler) -> None:
         """Answer clients that emit this event. ``ValueError``: a bad name, or one that is served already."""
         tokens = f"action.{encode_room(name, 'an action name')}"
-        self._add(_Served(name.replace(".", "-"), tokens, handler, Inputs(handler)))
+        inputs = Inputs(handler)
+
+        async def answer(body: dict[str, Any], _: str) -> Any:
+            request = Request.from_json(body)
+            return await handler(request, **inputs.read(request))
+
+        self._add(_Served(name.replace(".", "-"), tokens, answer))
 
     def route(self, text: str, handler: Handler) -> None:
         """Answer requests of clients that have methods and paths. ``ValueError`` as for :meth:`action`."""
         route = Route.parse(text)
         name = "-".join([route.method, *(segment.lstrip(":") or "root" for segment in route.segments)])
-        self._add(_Served(name, f"route.{route.tokens()}", handler, Inputs(handler), route))
+        inputs = Inputs(handler)
+
+        async def answer(body: dict[str, Any], tokens: str) -> Any:
+            request = Request.from_json(body, route.params(tokens.removeprefix("route.")))
+            return await handler(request, **inputs.read(request))
+
+        self._add(_Served(name, f"route.{route.tokens()}", answer, route))
+
+    def authenticate(self, handler: Callable[[Handshake], Awaitable[Grant | None]]) -> None:
+        """Say who may connect. ``ValueError``: that is said already; ``TypeError``: the handler is none."""
+        if not inspect.iscoroutinefunction(handler):
+            raise TypeError(f"a handler must be an `async def`; {handler!r} is none")
+
+        async def answer(body: dict[str, Any], _: str) -> dict[str, Any]:
+            grant = await handler(Handshake.from_json(body))
+            if grant is None:
+                raise Unauthorized("refused")
+            if not isinstance(grant, Grant):
+                raise TypeError(f"a handler of handshakes returns a Grant or None, not {type(grant).__name__}")
+            return grant.to_json()
+
+        self._add(_Served("auth", "auth", answer))
+
+    def on_lifecycle(self, subject: str, handler: Callable[[Lifecycle], Awaitable[None]]) -> None:
+        """Hear of each session that begins, or is over; copies of this service share them. ``TypeError``."""
+        if not inspect.iscoroutinefunction(handler):
+            raise TypeError(f"a handler must be an `async def`; {handler!r} is none")
+        if self._service is not None:
+            raise RuntimeError("register handlers before serving")
+        self._lifecycle.append((subject, handler))
 
     def _add(self, served: _Served) -> None:
         if self._service is not None:
@@ -117,19 +160,52 @@ class Serving:
                 subject=f"{self._subjects.prefix}.{served.tokens}",
                 handler=self._taker(served),
             )
-        await self._client.flush()
+        for subject, handler in self._lifecycle:
+            hearing = await self._client.subscribe(subject, queue=self._name, cb=self._teller(handler))
+            self._hearing.append(hearing)
+        try:
+            await self._client.flush()
+        except PermissionDenied:
+            await self._stop()
+            raise
 
     async def _stop(self) -> None:
         service, self._service = self._service, None
         try:
-            if service is not None and self._client.is_connected:
-                await service.stop()
+            if self._client.is_connected:
+                for hearing in self._hearing:
+                    await hearing.unsubscribe()
+                if service is not None:
+                    await service.stop()
         except NatsError as error:
             log.warning("stopped serving without a word to NATS: %s", error)
+        self._hearing.clear()
         if self._tasks:
             _, late = await asyncio.wait(self._tasks, timeout=DRAIN_SECONDS)
             for task in late:
                 task.cancel()
+
+    # -- lifecycle ---------------------------------------------------------------------------------------------------
+
+    def _teller(self, handler: Callable[[Lifecycle], Awaitable[None]]) -> Callable[[Msg], Awaitable[None]]:
+        async def tell(event: Lifecycle) -> None:
+            try:
+                await handler(event)
+            except Exception:
+                log.exception("the handler %r failed", handler)
+            finally:
+                self._places.release()
+
+        async def take(message: Msg) -> None:
+            try:
+                event = Lifecycle.from_json(orjson.loads(message.data))
+            except (ValueError, KeyError, TypeError, AttributeError):
+                log.warning("what came on %s is no event of a socket's life", message.subject)
+                return
+            await self._places.acquire()
+            self._spawn(tell(event))
+
+        return take
 
     # -- one request -------------------------------------------------------------------------------------------------
 
@@ -173,10 +249,7 @@ class Serving:
             raise BadRequest("the request is not JSON") from None
         if not isinstance(body, dict):
             raise BadRequest("the request must be a JSON object with data and socket")
-        params = served.route.params(tokens.removeprefix("route.")) if served.route is not None else {}
-        request = Request.from_json(body, params)
-        result = await served.handler(request, **served.inputs.read(request))
-        return encode_data(result, self._default, REPLY_LIMIT)
+        return encode_data(await served.answer(body, tokens), self._default, REPLY_LIMIT)
 
     def _reply(self, message: Message, payload: bytes, headers: bytes = b"") -> None:
         if message._msg.reply and self._client.is_connected:

@@ -144,6 +144,6 @@ class ChunkParser:
         elif operation == b"INFO":
             await client._process_info(json.loads(line[4:]))
         elif operation == b"-ERR":
-            await client._process_err(line[4:].strip().strip(b"'").decode("utf-8", "replace").lower())
+            await client._process_err(line[4:].strip().strip(b"'").decode("utf-8", "replace"))
         elif operation[:3] != b"+OK":
             raise ProtocolError

@@ -6,7 +6,6 @@ import asyncio
 import dataclasses
 import logging
 import os
-import re
 import signal
 import sys
 from collections.abc import Callable
@@ -26,8 +25,6 @@ from roomcast_edge.settings import Settings
 
 log = logging.getLogger("roomcast.edge")
 
-_SECRET = re.compile(r"(^|_)(secret|token|password)$")
-
 
 def _options(command: Callable[..., Any]) -> Callable[..., Any]:
     """A flag and an environment variable for each field of the settings."""
@@ -41,7 +38,7 @@ def _options(command: Callable[..., Any]) -> Callable[..., Any]:
             type=meta["type"],
             envvar=names if len(names) > 1 else names[0],
             help=f"{meta['help']}  [{names[0]}]",
-            show_default=shown(field.name, field.default) or "none",
+            show_default=shown(field, field.default) or "none",
         )(command)
     return command
 
@@ -51,15 +48,15 @@ def _variables(field: dataclasses.Field[Any]) -> list[str]:
     return [variable(field.name), *([other] if other else [])]
 
 
-def shown(name: str, value: Any) -> str:
+def shown(field: dataclasses.Field[Any], value: Any) -> str:
     """A setting's value as a flag takes it, without what is secret."""
-    if value and _SECRET.search(name):
+    if value and field.metadata["secret"]:
         return MASK
     if isinstance(value, tuple):
         if len(value) == 2 and isinstance(value[1], int):
             host = f"[{value[0]}]" if ":" in value[0] else value[0]
             return f"{host}:{value[1]}"
-        return ",".join(masked(each) if name == "nats" else each for each in value)
+        return ",".join(masked(each) if field.name == "nats" else each for each in value)
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
@@ -79,7 +76,7 @@ def edge(**values: Any) -> None:
     SIGTERM, or Ctrl-C, ends it in order: it is unready, then closes its sockets at a pace. A second one hurries.
     """
     settings = _settings(values)
-    configure(settings.log_level)
+    configure(settings.log_level, settings.log_format)
     sys.exit(uvloop.run(_main(settings)))
 
 
@@ -91,6 +88,9 @@ async def _main(settings: Settings) -> int:
     except OSError as error:
         log.error("the admin port %s:%d cannot be used: %s", *settings.admin, error.strerror)
         return 1
+    except ValueError as error:
+        log.error("%s", error)
+        return 2
     configure(settings.log_level, settings.log_format, server.id)
 
     def told() -> None:
@@ -133,7 +133,7 @@ def config(context: click.Context, /, as_json: bool, **values: Any) -> None:
     rows = [(field, getattr(settings, field.name)) for field in dataclasses.fields(settings)]
     width = max(len(field.name) for field, _ in rows)
     for field, value in rows:
-        source, text = _source(context, field), shown(field.name, value)
+        source, text = _source(context, field), shown(field, value)
         if as_json:
             click.echo(orjson.dumps({"name": field.name, "value": text, "source": source}))
         else:

@@ -7,16 +7,18 @@ import logging
 import time
 from typing import TYPE_CHECKING, cast
 
+from websockets.datastructures import Headers
 from websockets.exceptions import PayloadTooBig, ProtocolError
-from websockets.frames import Frame, Opcode
+from websockets.frames import Frame
 from websockets.http11 import Request
 from websockets.protocol import State
 from websockets.server import ServerProtocol
 
 from roomcast_edge.closing import CloseCode
-from roomcast_edge.dialects import Attachments, Connect, Decoded, Dialect, Emit, Leave, Refusal, Say
+from roomcast_edge.dialects import Attachments, Connect, Decoded, Dialect, Emit, Leave, Refusal, Reply, Say
 from roomcast_edge.frames import close_frame
 from roomcast_edge.handshake import Handshake
+from roomcast_edge.messages import Messages
 from roomcast_edge.session_state import Event, closed_with
 from roomcast_edge.sessions import Opened
 from roomcast_edge.socket import EdgeSocket
@@ -24,11 +26,13 @@ from roomcast_edge.socket import EdgeSocket
 if TYPE_CHECKING:
     from roomcast_edge.listener import Listener
 
-FRAGMENT_COST = 64
-"""What a fragment counts at least against the limit of a message: an endless run of empty ones ends too."""
-
 UNANSWERED = 64
-"""Emits of one client that may wait for their answers before no more is read from it."""
+"""Changes that one client has asked for before no more is read from it, until they are written."""
+
+FAR = 86_400.0
+"""Seconds of the longest timer."""
+NO_HEADERS = Headers()
+TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 
 quiet = logging.getLogger("roomcast.edge.websockets")
 quiet.setLevel(logging.CRITICAL + 1)  # the library's own lines, one for each connection
@@ -40,21 +44,20 @@ class Connection(asyncio.Protocol):
     __slots__ = (
         "__weakref__",
         "_answering",
-        "_attachments",
         "_early",
-        "_fragments",
         "_handshake",
         "_listener",
-        "_size",
-        "_swallows",
+        "_messages",
+        "_received",
         "_timer",
         "_transport",
         "_ws",
-        "address",
         "closed",
         "closing",
+        "counted_at",
         "dialect",
         "heard",
+        "peer",
         "pinged_at",
         "socket",
     )
@@ -63,8 +66,7 @@ class Connection(asyncio.Protocol):
         self._listener = listener
         self._transport: asyncio.Transport
         self._ws = ServerProtocol(max_size=listener.settings.message_limit, logger=quiet)
-        self._fragments: list[bytes] | None = None
-        self._size = 0
+        self._messages = Messages(listener.settings.message_limit)
         # Messages that came with the handshake, before the socket was greeted.
         self._early: list[bytes] = []
         self._timer: asyncio.TimerHandle | None = None
@@ -76,13 +78,13 @@ class Connection(asyncio.Protocol):
         self.closed = False
         self.heard = time.monotonic()
         self.pinged_at = self.heard
-        # Binary messages to come that belong to one that was refused.
-        self._attachments = 0
-        # Whether the fragments that come continue such a message.
-        self._swallows = False
-        # Emits of this client that wait for an answer.
+        # Changes that this client waits for.
         self._answering = 0
-        self.address = ""
+        self.peer = ""
+        # The address at which the listener counts this connection.
+        self.counted_at = ""
+        # Bytes of the HTTP request.
+        self._received = 0
 
     # -- asyncio's callbacks -----------------------------------------------------------------------------------------
 
@@ -92,7 +94,7 @@ class Connection(asyncio.Protocol):
         # TLS pauses at "as much as", so with 0 always. (Either way the kernel takes no more when it does.)
         transport.set_write_buffer_limits(high=0 if transport.get_extra_info("sslcontext") is None else 1)
         peer = transport.get_extra_info("peername")
-        self.address = str(peer[0]) if peer else ""
+        self.peer = str(peer[0]) if peer else ""
         self._listener.add(self)
         self._timer = asyncio.get_running_loop().call_later(self._listener.settings.handshake_timeout, self._too_late)
 
@@ -107,6 +109,12 @@ class Connection(asyncio.Protocol):
             elif isinstance(event, Frame) and self.closing is None:
                 self._on_frame(event)
         self._after_receiving()
+        if self.dialect is None:
+            self._received += len(data)
+            if self._received > self._listener.settings.handshake_limit and not self._transport.is_closing():
+                self._listener.metrics.handshakes["too_large"] += 1
+                self._transport.write(TOO_LARGE)
+                self._transport.close()
 
     def eof_received(self) -> bool:
         """The client sends no more: the connection is over."""
@@ -140,6 +148,7 @@ class Connection(asyncio.Protocol):
             left = received is not None and socket.dialect.leaves_by(received.code)
             event = Event.LEFT if left else Event.LOST
         self._listener.leave(socket, event)
+        self._listener.calls.lost(socket)
         socket.untie()
         self._untie()
 
@@ -151,8 +160,8 @@ class Connection(asyncio.Protocol):
     # -- the handshake -----------------------------------------------------------------------------------------------
 
     def _on_request(self, request: Request) -> None:
-        answer = self._listener.answer(self._ws, request)
-        request.headers.clear()  # the parser keeps the request for as long as the connection lives: 2 KiB of it
+        answer = self._listener.answer(self._ws, request, self)
+        request.headers = NO_HEADERS  # the parser keeps the request for as long as the connection lives: 2 KiB of it
         self._ws.send_response(answer.response)
         if answer.handshake is None:
             self._listener.metrics.handshakes[answer.outcome] += 1
@@ -190,8 +199,11 @@ class Connection(asyncio.Protocol):
         """Whether the client is still there to be greeted."""
         return not self.closed and self.closing is None and not self._transport.is_closing()
 
-    def greet(self, opened: Opened) -> None:
-        """The socket is in the index: say so, then take what the client has said since the handshake."""
+    def greet(self, opened: Opened, expires: float) -> None:
+        """The socket is in the index: say so, then take what the client has said since the handshake.
+
+        ``expires`` is when its grant ends, in seconds since the epoch; 0: never.
+        """
         assert self.dialect is not None, "the handshake is over"
         self.socket = opened.socket
         if self._transport.get_write_buffer_size():
@@ -201,36 +213,33 @@ class Connection(asyncio.Protocol):
         for text in early:
             self._on_message(text)
         self._transport.resume_reading()
+        self.expire_at(expires)
+
+    def expire_at(self, expires: float) -> None:
+        """Close the connection at this time, in seconds since the epoch (0: never), unless it is called again."""
+        if self.closing is not None or self.closed:
+            return
+        self._cancel_timer()
+        if expires:
+            left = min(max(0.0, expires - time.time()), FAR)
+            self._timer = asyncio.get_running_loop().call_later(left, self._expire, expires)
+
+    def _expire(self, expires: float) -> None:
+        if time.time() < expires:  # the clock was set back, or the timer was as long as timers may be
+            self.expire_at(expires)
+        else:
+            self.end(CloseCode.TOKEN_EXPIRED, "the token has expired; come back with a fresh one")
 
     # -- frames of the client ----------------------------------------------------------------------------------------
 
     def _on_frame(self, frame: Frame) -> None:
-        opcode = frame.opcode
-        if opcode is Opcode.CONT and self._swallows:
-            self._swallows = not frame.fin
-        elif opcode is Opcode.TEXT or opcode is Opcode.CONT:
-            self._on_text(bytes(frame.data), frame.fin)
-        elif opcode is Opcode.BINARY and self._attachments:
-            self._attachments -= 1
-            self._swallows = not frame.fin
-        elif opcode is Opcode.BINARY:
-            self._listener.metrics.invalid["binary"] += 1
-            self.end(CloseCode.BINARY, "binary messages are not understood; send text")
-
-    def _on_text(self, data: bytes, fin: bool) -> None:
-        if self._fragments is None and fin:
-            self._on_message(data)
-            return
-        if self._fragments is None:
-            self._fragments, self._size = [], 0
-        self._fragments.append(data)
-        self._size += max(len(data), FRAGMENT_COST)
-        if self._size > self._listener.settings.message_limit:
-            self._listener.metrics.invalid["too_large"] += 1
-            self.end(CloseCode.TOO_LARGE, f"a message has at most {self._listener.settings.message_limit} bytes")
-        elif fin:
-            data, self._fragments = b"".join(self._fragments), None
-            self._on_message(data)
+        try:
+            text = self._messages.take(frame)
+        except Refusal as refusal:
+            self.refuse(refusal)
+        else:
+            if text is not None:
+                self._on_message(text)
 
     def _on_message(self, text: bytes) -> None:
         if self.closing is not None:
@@ -247,6 +256,8 @@ class Connection(asyncio.Protocol):
     def _take(self, decoded: Decoded) -> None:
         if isinstance(decoded, Emit) and self.socket is not None:
             self._listener.on_emit(self, self.socket, decoded)
+        elif isinstance(decoded, Reply) and self.socket is not None:
+            self._listener.calls.take(self.socket, decoded)
         elif isinstance(decoded, Say):
             self.write(decoded.frame)
         elif isinstance(decoded, Connect) and self._handshake is not None:
@@ -254,7 +265,7 @@ class Connection(asyncio.Protocol):
         elif isinstance(decoded, Leave):
             self.end(CloseCode.NORMAL if decoded.for_good else CloseCode.GOING_AWAY, "")
         elif isinstance(decoded, Attachments) and self.socket is not None:
-            self._attachments = decoded.count
+            self._messages.swallow(decoded.count)
             raise decoded.refusal
         elif decoded is not None:
             raise Refusal("bad_request", "not at this point of the protocol", close=CloseCode.PROTOCOL_ERROR)
@@ -292,13 +303,13 @@ class Connection(asyncio.Protocol):
             self._transport.write(frame)
 
     def begin(self) -> None:
-        """An emit waits for its answer; with too many of them, nothing more is read from this client."""
+        """A change waits until it is written; with too many of them, nothing more is read from this client."""
         self._answering += 1
         if self._answering == UNANSWERED:
             self._transport.pause_reading()
 
     def done(self) -> None:
-        """An emit was answered."""
+        """A change was answered."""
         self._answering -= 1
         if self._answering == UNANSWERED - 1 and not self._transport.is_closing():
             self._transport.resume_reading()
@@ -310,7 +321,11 @@ class Connection(asyncio.Protocol):
         if self.closing is not None or self.closed:
             return
         self._note_close(code)
-        farewell = self.dialect.farewell(code) if self.dialect is not None else b""
+        farewell = b""
+        if self.socket is not None:
+            farewell = self.socket.dialect.farewell(code)
+        elif self.dialect is not None:
+            farewell = self.dialect.denial(code, reason)
         if self._ws.state is State.OPEN:
             self._ws.send_close(code, reason.encode()[:123].decode("utf-8", "ignore"))
             self._ws.data_to_send()  # the frame is ours to send, behind what waits

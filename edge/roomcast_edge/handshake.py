@@ -9,8 +9,12 @@ from urllib.parse import parse_qs, urlsplit
 
 from websockets.datastructures import Headers
 
+from roomcast.grants import Handshake as Question
+
 TOKEN_PROTOCOL = "roomcast.token."  # noqa: S105 - the name of a carrier, not a secret
 SESSION_PROTOCOL = "roomcast.session."
+
+Query = Mapping[str, list[str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +25,8 @@ class Handshake:
     token: str = ""
     session: str = ""
     address: str = ""
+    headers: Headers = field(default_factory=Headers)
+    query: Query = field(default_factory=dict)
     auth: Mapping[str, Any] = field(default_factory=dict)
     """What the client says of itself in a message, in a dialect that has one for that."""
 
@@ -34,14 +40,25 @@ class Handshake:
             session=session or self.session,
         )
 
+    def question(self) -> Question:
+        """What a service is asked that says who may connect."""
+        return Question(
+            token=self.token,
+            auth=self.auth,
+            headers={name.lower(): value for name, value in self.headers.raw_items()},
+            query={name: values[0] for name, values in self.query.items()},
+            address=self.address,
+            path=self.path,
+        )
+
 
 def split_target(target: str) -> tuple[str, dict[str, list[str]]]:
     """The path and the query of a request's target; an empty path where it is none."""
     try:
         parts = urlsplit(target)
-    except ValueError:  # such as //[
+        return parts.path, parse_qs(parts.query) if parts.query else {}
+    except ValueError:  # such as //[, or more fields than anybody needs
         return "", {}
-    return parts.path, parse_qs(parts.query) if parts.query else {}
 
 
 def offered_protocols(headers: Headers) -> list[str]:
@@ -50,9 +67,8 @@ def offered_protocols(headers: Headers) -> list[str]:
     return [item.strip() for value in values for item in value.split(",") if item.strip()]
 
 
-def read_handshake(target: str, headers: Headers, address: str = "") -> Handshake:
+def read_handshake(path: str, query: Query, headers: Headers, address: str = "") -> Handshake:
     """The token and the session of a request: from a header, else a subprotocol, else the query."""
-    path, query = split_target(target)
     offered = offered_protocols(headers)
     token = first_header(headers, "Authorization")
     token = token[7:].strip() if token[:7].lower() == "bearer " else ""
@@ -63,6 +79,8 @@ def read_handshake(target: str, headers: Headers, address: str = "") -> Handshak
         or _carried(offered, SESSION_PROTOCOL)
         or _asked(query, "session"),
         address=address,
+        headers=headers,
+        query=query,
     )
 
 
@@ -72,10 +90,19 @@ def first_header(headers: Headers, name: str) -> str:
     return values[0].strip() if values else ""
 
 
+def client_address(peer: str, headers: Headers, proxies: int) -> str:
+    """Where a request comes from: what the outermost of so many trusted proxies has seen, else the peer itself."""
+    if proxies:
+        seen = [item.strip() for value in headers.get_all("X-Forwarded-For") for item in value.split(",")]
+        if len(seen) >= proxies:
+            return seen[-proxies]
+    return peer
+
+
 def _carried(offered: list[str], prefix: str) -> str:
     return next((item[len(prefix) :] for item in offered if item.startswith(prefix)), "")
 
 
-def _asked(query: dict[str, Any], name: str) -> str:
+def _asked(query: Query, name: str) -> str:
     values = query.get(name)
-    return str(values[0]) if values else ""
+    return values[0] if values else ""

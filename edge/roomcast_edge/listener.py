@@ -6,6 +6,7 @@ import asyncio
 import logging
 import random
 import time
+from collections import Counter
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -16,19 +17,29 @@ from websockets.http11 import Request, Response
 from websockets.server import ServerProtocol
 from websockets.typing import Subprotocol
 
+from roomcast_edge.auth import Auth, Denied
+from roomcast_edge.calls import Calls
 from roomcast_edge.closing import CloseCode
 from roomcast_edge.connection import Connection
-from roomcast_edge.dialects import Dialect, Emit
+from roomcast_edge.dialects import Dialect, Dialects, Emit
+from roomcast_edge.dialects.jwr import COOKIE_PATH, COOKIE_SCRIPT
 from roomcast_edge.garbage import Freezer
-from roomcast_edge.handshake import Handshake, first_header, offered_protocols, read_handshake, split_target
+from roomcast_edge.handshake import (
+    Handshake,
+    client_address,
+    first_header,
+    offered_protocols,
+    read_handshake,
+    split_target,
+)
 from roomcast_edge.kv import KvUnavailable
 from roomcast_edge.membership import Membership
 from roomcast_edge.metrics import Metrics
 from roomcast_edge.outbox import FanOut
 from roomcast_edge.pace import Pace
 from roomcast_edge.session_state import Event
-from roomcast_edge.sessions import Grant, Sessions
-from roomcast_edge.settings import Settings
+from roomcast_edge.sessions import Sessions
+from roomcast_edge.settings import Settings, text_pattern
 from roomcast_edge.socket import EdgeSocket
 from roomcast_edge.tls import Certificate
 
@@ -59,22 +70,30 @@ class Listener:
     def __init__(
         self,
         settings: Settings,
-        dialects: list[Dialect],
+        dialects: Dialects,
         membership: Membership,
         sessions: Sessions,
+        auth: Auth,
         fanout: FanOut,
+        calls: Calls,
         metrics: Metrics,
         on_emit: OnEmit,
+        on_opened: Callable[[EdgeSocket], None],
         ready: Callable[[], bool],
     ) -> None:
         self.settings = settings
         self.fanout = fanout
+        self.calls = calls
         self.metrics = metrics
         self.on_emit = on_emit
+        self._on_opened = on_opened
         self._ready = ready
-        self._dialects = {dialect.path: dialect for dialect in dialects}
+        self._dialects = dialects
         self._membership = membership
         self._sessions = sessions
+        self._auth = auth
+        self._origins = [text_pattern(pattern) for pattern in settings.origins]
+        self._by_address: Counter[str] = Counter()
         self._connections: set[Connection] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
@@ -104,6 +123,11 @@ class Listener:
         assert self._server is not None, "started"
         return int(self._server.sockets[0].getsockname()[1])
 
+    @property
+    def connections(self) -> int:
+        """TCP connections of clients."""
+        return len(self._connections)
+
     def refuse(self) -> None:
         """Accept nobody any more."""
         self.accepts = False
@@ -130,6 +154,10 @@ class Listener:
     def discard(self, connection: Connection) -> None:
         """A TCP connection is gone."""
         self._connections.discard(connection)
+        if connection.counted_at:
+            self._by_address[connection.counted_at] -= 1
+            if not self._by_address[connection.counted_at]:
+                del self._by_address[connection.counted_at]
 
     def leave(self, socket: EdgeSocket, event: Event) -> None:
         """A socket's connection is over, or about to be."""
@@ -149,13 +177,16 @@ class Listener:
 
     # -- the HTTP request --------------------------------------------------------------------------------------------
 
-    def answer(self, ws: ServerProtocol, request: Request) -> Answer:
-        """The answer to a client's request."""
+    def answer(self, ws: ServerProtocol, request: Request, connection: Connection) -> Answer:
+        """The answer to a client's request. One that is accepted is counted at its address."""
         path, query = split_target(request.path)
-        dialect = self._dialects.get(path)
+        dialect = self._dialects.of(path, query)
         if dialect is None:
             return self._plain(ws, path)
-        refused = dialect.check(query, first_header(request.headers, "Origin"))
+        origin = first_header(request.headers, "Origin")
+        if origin and self._origins and not any(pattern.fullmatch(origin) for pattern in self._origins):
+            return Answer(ws.reject(HTTPStatus.FORBIDDEN, "Pages of this origin may not connect.\n"), "origin")
+        refused = dialect.check(query, origin)
         if refused is not None:
             headers = ws.reject(HTTPStatus(refused.status), refused.body.decode()).headers
             del headers["Content-Type"]
@@ -163,28 +194,31 @@ class Listener:
             status = HTTPStatus(refused.status)
             return Answer(Response(status, status.phrase, headers, refused.body), "transport")
         if not self._ready():
-            response = ws.reject(HTTPStatus.SERVICE_UNAVAILABLE, "This edge takes no clients now; come back.\n")
-            response.headers["Retry-After"] = str(random.randint(1, RETRY_SPREAD))
-            return Answer(response, "unavailable")
+            return _later(
+                ws, HTTPStatus.SERVICE_UNAVAILABLE, "This edge takes no clients now; come back.\n", "unavailable"
+            )
         if not self._pace.allows(time.monotonic()):
-            response = ws.reject(HTTPStatus.SERVICE_UNAVAILABLE, "Too many clients connect at once; come back.\n")
-            response.headers["Retry-After"] = str(random.randint(1, RETRY_SPREAD))
-            return Answer(response, "shed")
+            return _later(ws, HTTPStatus.SERVICE_UNAVAILABLE, "Too many clients connect at once; come back.\n", "shed")
+        address = client_address(connection.peer, request.headers, self.settings.proxies)
+        limit = self.settings.connections_per_address
+        if limit and self._by_address[address] >= limit:
+            return _later(ws, HTTPStatus.TOO_MANY_REQUESTS, "Too many connections from one address.\n", "address")
         if dialect.subprotocol and dialect.subprotocol in offered_protocols(request.headers):
             ws.available_subprotocols = [Subprotocol(dialect.subprotocol)]
         response = ws.accept(request)
         if response.status_code != HTTPStatus.SWITCHING_PROTOCOLS:
             return Answer(response, "malformed")
-        return Answer(response, "accepted", read_handshake(request.path, request.headers), dialect)
+        if limit:
+            self._by_address[address] += 1
+            connection.counted_at = address
+        return Answer(response, "accepted", read_handshake(path, query, request.headers, address), dialect)
 
     def _plain(self, ws: ServerProtocol, path: str) -> Answer:
         if path == "/" and self._page:
-            response = ws.reject(HTTPStatus.OK, "")
-            del response.headers["Content-Length"], response.headers["Content-Type"]
-            response.headers["Content-Length"] = str(len(self._page))
-            response.headers["Content-Type"] = "text/html; charset=utf-8"
-            return Answer(Response(response.status_code, "OK", response.headers, self._page), "page")
-        paths = ", ".join(sorted(self._dialects))
+            return _found(ws, self._page, "text/html; charset=utf-8")
+        if path == COOKIE_PATH:
+            return _found(ws, COOKIE_SCRIPT, "application/javascript")
+        paths = ", ".join(self._dialects.paths)
         return Answer(
             ws.reject(HTTPStatus.NOT_FOUND, f"There is nothing here; websockets connect to {paths}\n"), "not_found"
         )
@@ -196,8 +230,14 @@ class Listener:
         self.spawn(self._open(connection, handshake))
 
     async def _open(self, connection: Connection, handshake: Handshake) -> None:
+        began = time.perf_counter()
         try:
-            opened = await self._sessions.open(handshake.session, Grant(), connection.make_socket, connection.is_open)
+            grant = await self._auth.admit(handshake)
+            opened = await self._sessions.open(handshake.session, grant, connection.make_socket, connection.is_open)
+        except Denied as denied:
+            self.metrics.handshakes["denied" if denied.code is not CloseCode.TRY_LATER else "unavailable"] += 1
+            connection.end(denied.code, str(denied))
+            return
         except KvUnavailable as error:
             log.warning("a client is sent away: %s", error)
             self.metrics.handshakes["unavailable"] += 1
@@ -209,7 +249,10 @@ class Listener:
             return
         self.metrics.handshakes["opened"] += 1
         self._freezer.count()
-        connection.greet(opened)
+        connection.greet(opened, grant.expires)
+        if not opened.resumed:
+            self._on_opened(opened.socket)
+        self.metrics.open.observe(time.perf_counter() - began)
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Run beside; a failure is logged, and hurts nobody else."""
@@ -221,3 +264,16 @@ class Listener:
         self._tasks.discard(task)
         if not task.cancelled() and task.exception() is not None:
             log.error("a connection's task failed", exc_info=task.exception())
+
+
+def _later(ws: ServerProtocol, status: HTTPStatus, text: str, outcome: str) -> Answer:
+    response = ws.reject(status, text)
+    response.headers["Retry-After"] = str(random.randint(1, RETRY_SPREAD))
+    return Answer(response, outcome)
+
+
+def _found(ws: ServerProtocol, body: bytes, kind: str) -> Answer:
+    headers = ws.reject(HTTPStatus.OK, "").headers
+    del headers["Content-Length"], headers["Content-Type"]
+    headers.update({"Content-Length": str(len(body)), "Content-Type": kind})
+    return Answer(Response(HTTPStatus.OK, "OK", headers, body), "page")

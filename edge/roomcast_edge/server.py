@@ -7,6 +7,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Coroutine
+from ipaddress import ip_address
 from typing import Any
 
 from nats import errors as nats_errors
@@ -15,19 +16,26 @@ from roomcast.names import Subjects
 from roomcast.nats_client import MendedClient, connect
 from roomcast.requests import Requests
 from roomcast_edge.admin import AdminServer, Dependency, Health
+from roomcast_edge.auth import Asked, Auth, Everybody, Tokens
+from roomcast_edge.calls import Calls
 from roomcast_edge.casts import Casts
 from roomcast_edge.closing import CloseCode
 from roomcast_edge.coordinator import Coordinator
-from roomcast_edge.dialects import Dialect
+from roomcast_edge.dialects import Dialect, Dialects
 from roomcast_edge.dialects.json import JsonDialect
 from roomcast_edge.dialects.socketio import SocketIoDialect
+from roomcast_edge.dialects.socketio2 import SocketIo2Dialect
 from roomcast_edge.drain import Drain
 from roomcast_edge.emits import Emits
+from roomcast_edge.gauges import Gauges
+from roomcast_edge.heartbeat import Heartbeat
 from roomcast_edge.index import Index
 from roomcast_edge.interest import Interest
+from roomcast_edge.janitor import Janitor
 from roomcast_edge.keeper import MOVE_TTL
 from roomcast_edge.kv import Bucket, KvUnavailable, WrongRevision
 from roomcast_edge.lease import Lease
+from roomcast_edge.lifecycle import Tellers
 from roomcast_edge.link import Link
 from roomcast_edge.listener import Listener
 from roomcast_edge.logs import Sampled
@@ -35,6 +43,7 @@ from roomcast_edge.membership import Membership
 from roomcast_edge.metrics import Metrics
 from roomcast_edge.outbox import FanOut
 from roomcast_edge.records import new_edge_id
+from roomcast_edge.renewal import Renewal
 from roomcast_edge.service import Service
 from roomcast_edge.sessions import Sessions
 from roomcast_edge.settings import Settings
@@ -51,9 +60,14 @@ class Edge:
     """A stateless server of websockets. All that outlives it is in the bucket."""
 
     def __init__(self, settings: Settings) -> None:
+        """``ValueError``: the keys of tokens cannot be used; ``OSError``: the admin port is taken."""
+        self._tokens = Tokens(settings) if settings.auth == "jwt" else None
+        if settings.auth == "none" and not _is_loopback(settings.listen[0]):
+            log.warning("ANYONE may connect to %s:%d: set --auth to jwt or bus", *settings.listen)
         self.id = new_edge_id()
         self.settings = settings
         self.metrics = Metrics()
+        self.metrics.identity = {"edge": self.id, "prefix": settings.prefix}
         self.health = Health()
         self.admin = AdminServer(settings.admin, self.metrics, self.health)
         self._draining = False
@@ -79,7 +93,7 @@ class Edge:
         self._client = client = await self._connect()
         self._requests = requests = Requests(client)
         requests.start()
-        self._bucket = bucket = Bucket(client, requests, settings.prefix)
+        self._bucket = bucket = Bucket(client, requests, settings.prefix, failures=metrics.kv_failures)
         index: Index[EdgeSocket] = Index()
         fanout = FanOut(metrics)
         casts = Casts(settings.prefix, index, fanout, metrics, self._sampled.warning, settings.cast_limit)
@@ -87,30 +101,55 @@ class Edge:
         self._membership = membership = Membership(
             index, interest, fanout, bucket, self.id, metrics, settings.resume_window
         )
+        tellers = Tellers(self.id, subjects, client, bucket, membership.follower)
+        membership.keeper.on_gone = tellers.gone
+        membership.keeper.on_away = lambda socket, until: tellers.later(socket.id, self.id, until)
+        janitor = Janitor(self.id, bucket, tellers, settings.resume_window)
         self._link = link = Link(bucket, membership.follower, casts, metrics, requests.fail, self._verify)
         sessions = Sessions(self.id, subjects, bucket, requests, membership, metrics)
-        workshop = Workshop(self.id, membership, sessions, link.gate)
-        coordinator = Coordinator(self.id, subjects, client, requests, bucket, workshop)
+        calls = Calls(fanout, settings.cast_limit)
+        workshop = Workshop(self.id, membership, sessions, calls, link.gate)
+        heartbeat = Heartbeat(self.id, subjects, client, requests)
+        coordinator = Coordinator(self.id, subjects, client, requests, bucket, workshop, heartbeat.neighbours)
         self._service = service = Service(self.id, subjects, client, workshop, coordinator)
-        emits = Emits(
-            subjects, requests, membership, fanout, metrics, settings.client_rooms, settings.action_timeout, self.id
-        )
+        auth: Auth = self._tokens or Everybody()
+        if settings.auth == "bus":
+            auth = Asked(requests, subjects, settings.action_timeout)
+        emits = Emits(subjects, requests, membership, fanout, metrics, Renewal(auth, membership), settings, self.id)
         dialects: list[Dialect] = [
             JsonDialect(),
             SocketIoDialect(settings.ping_interval, settings.ping_timeout, settings.message_limit),
+            SocketIo2Dialect(settings.ping_interval, settings.ping_timeout, settings.message_limit),
         ]
         self.listener = listener = Listener(
-            settings, dialects, membership, sessions, fanout, metrics, emits.take, self._takes_clients
+            settings,
+            Dialects(dialects),
+            membership,
+            sessions,
+            auth,
+            fanout,
+            calls,
+            metrics,
+            emits.take,
+            tellers.connected,
+            self._takes_clients,
         )
         self._lease = lease = Lease(bucket, self.id)
         await self._wait_for_bucket(lease)
         sequence, _ = await bucket.state("edge.>")
         membership.follower.start_at(sequence)
         interest.start()
+        heartbeat.start()
         await service.start()
         link.gate.set()
-        self._gauges(index, interest, dialects)
-        for work in (membership.follower.run(), membership.keeper.run(), lease.run(), listener.watch()):
+        follower, keeper = membership.follower, membership.keeper
+        gauges = Gauges(
+            *(dialects, index, interest, listener, keeper, requests, lease, link, self.health),
+            draining=lambda: self._draining,
+        )
+        metrics.gauges(gauges)
+        works = (follower.run(), keeper.run(), lease.run(), heartbeat.run(), listener.watch())
+        for work in (*works, tellers.run(), janitor.run()):
             self._run(work)
         if listener.certificate is not None:
             self._run(listener.certificate.watch())
@@ -259,27 +298,9 @@ class Edge:
             saves = [self._membership.keeper.save(socket) for socket in sockets[start : start + VERIFY_UNDER_WAY]]
             await asyncio.gather(*saves, return_exceptions=True)
 
-    def _gauges(self, index: Index[EdgeSocket], interest: Interest, dialects: list[Dialect]) -> None:
-        metrics = self.metrics
 
-        def by_dialect() -> dict[str, int]:
-            counts = dict.fromkeys((dialect.name for dialect in dialects), 0)
-            for socket in list(index.sockets.values()):
-                counts[socket.dialect.name] += 1
-            return counts
-
-        metrics.sockets_by_dialect = by_dialect
-        metrics.gauge("rooms", "Rooms that have a member here.", lambda: len(index.rooms))
-        metrics.gauge("subscriptions", "Rooms that this edge hears from NATS.", lambda: len(interest))
-        metrics.gauge(
-            "nats_connected", "1 while the connection to NATS stands.", lambda: float(self._client.is_connected)
-        )
-        metrics.gauge(
-            "outbox_bytes",
-            "Bytes that wait for slow sockets.",
-            lambda: sum(socket.pending_bytes() for socket in list(index.sockets.values()) if socket.blocked),
-        )
-        metrics.gauge("records_lagging", "Records that lag behind moves.", lambda: self._membership.keeper.lagging)
-        metrics.gauge(
-            "requests_under_way", "Requests to NATS that wait for an answer.", lambda: self._requests.under_way
-        )
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -12,7 +12,6 @@ from nats.micro.service import Service as MicroService
 from nats.micro.service import ServiceConfig
 
 from roomcast import __version__
-from roomcast.membership import Change
 from roomcast.names import Subjects
 from roomcast.nats_client import LightSubscription, MendedClient
 from roomcast_edge.answers import Refused, answer, answer_error, parse_request
@@ -45,6 +44,7 @@ class Service:
             "moved": self._moved,
             "count": lambda body: workshop.count(body["room"]),
             "members": lambda body: workshop.members(body["room"], body["after"], body["bytes"]),
+            "alive": self._alive,
             "release": lambda body: workshop.release(body["id"], bool(body.get("rival"))),
         }
 
@@ -65,6 +65,7 @@ class Service:
         endpoints: dict[str, Handler] = {
             "change": coordinator.change,
             "get": coordinator.change,
+            "call": coordinator.change,
             "move": lambda body, _: coordinator.move(body),
             "members": lambda body, _: coordinator.members(body),
             "count": lambda body, _: coordinator.count(body),
@@ -119,8 +120,8 @@ class Service:
                 answer(self._client, coordinator, {"told": True})
 
         try:
-            change = Change.parse(parse_request(payload))
-            if self._workshop.change_now(name, change, tell):
+            body = parse_request(payload)
+            if self._workshop.work_now(name, body, tell):
                 return
             if not self._workshop.holds(name):
                 tell(Elsewhere())
@@ -128,13 +129,13 @@ class Service:
         except Exception as error:
             tell(error)
             return
-        self._spawn(self._change_later(name, change, tell))
+        self._spawn(self._change_later(name, body, tell))
 
     async def _change_later(
-        self, name: str, change: Change, tell: Callable[[dict[str, Any] | BaseException], None]
+        self, name: str, body: dict[str, Any], tell: Callable[[dict[str, Any] | BaseException], None]
     ) -> None:
         try:
-            tell(await self._workshop.change(name, change))
+            tell(await self._workshop.work(name, body))
         except Exception as error:
             tell(error)
 
@@ -171,6 +172,9 @@ class Service:
         if body.get("confirm"):
             self._client.send(body["confirm"], self._edge.encode())
         return done
+
+    async def _alive(self, _: dict[str, Any]) -> dict[str, Any]:
+        return {"edge": self._edge}
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)

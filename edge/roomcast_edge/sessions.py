@@ -8,12 +8,12 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
 
 import orjson
 
 from roomcast.envelope import parse_answer
 from roomcast.errors import BusTimeout, RemoteError
+from roomcast.grants import Grant
 from roomcast.membership import Change
 from roomcast.names import Subjects, is_socket_id
 from roomcast.requests import NoResponders, Requests
@@ -61,16 +61,6 @@ class Opened:
     resumed: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Grant:
-    """Who a connection is, and what it may do: what its handshake was worth."""
-
-    user: str | None = None
-    rooms: tuple[str, ...] = ()
-    client_rooms: tuple[str, ...] | None = None
-    data: Any = None
-
-
 class Sessions:
     """Opens sockets, new or resumed, on this edge; lets go of those that other edges take up."""
 
@@ -109,15 +99,16 @@ class Sessions:
         socket.user, socket.data, socket.client_rooms = grant.user, grant.data, grant.client_rooms
         follower = self._membership.follower
         record = socket.record(self._edge, follower.head)
-        record.rooms = set(grant.rooms)
-        socket.revision = await self._bucket.put(f"socket.{socket.id}", record.to_json(), expect=0, ttl=RECORD_TTL)
-        socket.saved_at = time.monotonic()
-        await follower.bring_up_to_date(socket.id, record)
-        # From here to the insertion nothing waits: no move can come between.
-        if not still_there():
-            self._membership.abandon(socket, record.rooms, Event.LEFT)
-            return None
-        self._membership.insert(socket, record.rooms)
+        record.rooms = set(grant.all_rooms)
+        with self._membership.hearing(socket.id, record.rooms):
+            socket.revision = await self._bucket.put(f"socket.{socket.id}", record.to_json(), expect=0, ttl=RECORD_TTL)
+            socket.saved_at = time.monotonic()
+            await follower.bring_up_to_date(socket.id, record)
+            # From here to the insertion nothing waits: no move can come between.
+            if not still_there() or record.disconnect is not None:
+                self._membership.abandon(socket, record.rooms, Event.LEFT)
+                return None
+            self._membership.insert(socket, record.rooms)
         return Opened(socket, f"{socket.id}.{secret}", False)
 
     # -- coming back -------------------------------------------------------------------------------------------------
@@ -151,7 +142,7 @@ class Sessions:
         for _ in range(TAKE_TRIES):
             entry = await self._bucket.get(f"socket.{name}")
             record = self._parse(entry)
-            if entry is None or record is None:
+            if entry is None or record is None or record.expired(time.time()):
                 self._metrics.resumes["unknown"] += 1
                 return None
             if why := obstacle(record, secret, grant.user):
@@ -173,7 +164,7 @@ class Sessions:
                 return None
             previous, record.owner = record.owner, self._edge
             record.client_rooms, record.data = grant.client_rooms, grant.data
-            record.rooms.update(grant.rooms)
+            record.rooms.update(grant.all_rooms)
             heard.enter_context(self._membership.hearing(name, record.rooms))
             try:
                 revision = await self._bucket.put(
@@ -194,7 +185,7 @@ class Sessions:
         membership = self._membership
         socket = make(name, record.hash)
         socket.user, socket.data, socket.client_rooms = record.user, record.data, record.client_rooms
-        socket.connected_at, socket.extra = record.connected_at, record.extra
+        socket.connected_at, socket.extra, socket.told = record.connected_at, record.extra, True
         socket.revision, socket.saved_at = revision, time.monotonic()
         await membership.follower.bring_up_to_date(name, record)
         # From here to the insertion nothing waits: no move can come between.

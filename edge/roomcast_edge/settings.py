@@ -46,9 +46,10 @@ ADDRESS = Address()
 LISTED = Listed()
 
 
-def setting(default: Any, text: str, kind: Any = None, env: str = "") -> Any:
+def setting(default: Any, text: str, kind: Any = None, env: str = "", secret: bool = False) -> Any:
     """A field of :class:`Settings` with its flag's help. The flag and the variable bear the field's name."""
-    return field(default=default, metadata={"help": text, "type": kind, "env": env})
+    metadata = {"help": text, "type": kind, "env": env, "secret": secret}
+    return field(default=default, repr=not secret, metadata=metadata)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +60,25 @@ class Settings:
     prefix: str = setting("bus", "First token of all subjects, and name of the KV bucket.")
     listen: tuple[str, int] = setting(("127.0.0.1", 8001), "Where clients connect.", ADDRESS)
     admin: tuple[str, int] = setting(("127.0.0.1", 9001), "Where /metrics, /healthz and /readyz are.", ADDRESS)
+    auth: str = setting(
+        "none",
+        "Who may connect: everybody, whoever has a signed token, or whom a service on the bus grants it.",
+        click.Choice(["none", "jwt", "bus"]),
+    )
+    jwt_secret: str = setting("", "Secret of tokens that are signed by HS256, 32 bytes at least.", secret=True)
+    jwt_keys: str = setting("", "A PEM or JWKS file of public keys for tokens signed by RS256, ES256 or EdDSA.")
+    jwt_issuer: str = setting("", "The iss that tokens must have (none: any).")
+    jwt_audience: str = setting("", "The aud that tokens must have (none: any).")
+    jwt_leeway: float = setting(10.0, "Seconds by which clocks may differ.", click.FloatRange(0, 600))
+    origins: tuple[str, ...] = setting(
+        (), "Origins that browsers may connect from, such as https://*.example.com; * is any text (none: any).", LISTED
+    )
+    proxies: int = setting(
+        0, "Trusted proxies in front of the edge, whose X-Forwarded-For is believed.", click.IntRange(0, 10)
+    )
+    connections_per_address: int = setting(
+        0, "Connections from one address at most (0: no limit).", click.IntRange(0, 1 << 20)
+    )
     client_rooms: tuple[str, ...] = setting((), "Rooms that clients may join by themselves; * is any text.", LISTED)
     kv_replicas: int = setting(
         1, "Replicas of the KV bucket, when this edge makes it: 3 in a cluster.", click.IntRange(1, 5)
@@ -74,11 +94,21 @@ class Settings:
         25.0, "Seconds of a client's silence before it is pinged.", click.FloatRange(0.1, 3600)
     )
     ping_timeout: float = setting(20.0, "Seconds that a pinged client has to answer.", click.FloatRange(0.1, 3600))
+    handshake_limit: int = setting(
+        16 * 1024, "Bytes of a client's HTTP request at most.", click.IntRange(1024, 1 << 20)
+    )
     handshake_timeout: float = setting(
         10.0, "Seconds that a client has to finish its handshake.", click.FloatRange(0.1, 600)
     )
     close_timeout: float = setting(5.0, "Seconds that a closed client has to go.", click.FloatRange(0.1, 600))
     action_timeout: float = setting(5.0, "Seconds that a service has to answer a client.", click.FloatRange(0.1, 600))
+    requests_per_socket: int = setting(
+        256, "Requests of one client to services that may wait for their answers.", click.IntRange(1, 1 << 20)
+    )
+    requests_per_edge: int = setting(
+        10_000, "Requests of all clients of this edge that may wait for their answers.", click.IntRange(1, 1 << 20)
+    )
+    request_rate: float = setting(1000.0, "Requests of one client a second (0: no limit).", click.FloatRange(0, 1e6))
     page: str = setting("", "An HTML file to serve at / of the clients' port.")
     drain_delay: float = setting(
         0.0,
@@ -98,7 +128,7 @@ class Settings:
     nats_key: str = setting("", HELP["key"])
     nats_credentials: str = setting("", HELP["credentials"])
     nats_nkey: str = setting("", HELP["nkey"])
-    nats_token: str = setting("", HELP["token"])
+    nats_token: str = setting("", HELP["token"], secret=True)
     log_format: str = setting(
         "text", "Lines to read, or one JSON object for each event.", click.Choice(["text", "json"])
     )
@@ -113,8 +143,8 @@ class Settings:
         self.access.options()
         if self.tls_cert or self.tls_key:
             server_context(self.tls_cert, self.tls_key)
-        for pattern in self.client_rooms:
-            room_pattern(pattern)
+        for pattern in (*self.client_rooms, *self.origins):
+            text_pattern(pattern)
         if self.page and not Path(self.page).is_file():
             raise ValueError(f"--page {self.page}: there is no such file")
 
@@ -124,8 +154,8 @@ class Settings:
         return Access(**{field.name: getattr(self, f"nats_{field.name}") for field in fields(Access)})
 
 
-def room_pattern(pattern: str) -> re.Pattern[str]:
-    """A pattern of rooms in which ``*`` stands for any text; ``ValueError`` when it is empty."""
+def text_pattern(pattern: str) -> re.Pattern[str]:
+    """A pattern in which ``*`` stands for any text; ``ValueError`` when it is empty."""
     if not pattern:
-        raise ValueError("a pattern of rooms is not empty; * alone is every room")
+        raise ValueError("a pattern is not empty; * alone is any text")
     return re.compile(".*".join(map(re.escape, pattern.split("*"))), re.DOTALL)

@@ -10,6 +10,7 @@ from typing import Any
 from roomcast.membership import Change
 from roomcast_edge.closing import CloseCode
 from roomcast_edge.dialects import Dialect
+from roomcast_edge.limits import Asker
 from roomcast_edge.outbox import Outbox
 from roomcast_edge.records import Record
 from roomcast_edge.session_state import Fate
@@ -24,6 +25,7 @@ class EdgeSocket(Outbox):
 
     __slots__ = (
         "__weakref__",
+        "asker",
         "client_rooms",
         "connected_at",
         "data",
@@ -38,8 +40,10 @@ class EdgeSocket(Outbox):
         "save_waiters",
         "saved_at",
         "saving",
+        "told",
         "unsaved",
         "user",
+        "why",
     )
 
     def __init__(
@@ -62,12 +66,17 @@ class EdgeSocket(Outbox):
         # Patterns of rooms that the client may join by itself; None: those of the settings.
         self.client_rooms: tuple[str, ...] | None = None
         self.connected_at = time.time()
+        # What it may ask of services; None: it has asked for nothing yet.
+        self.asker: Asker | None = None
         self.end = end
         self.extra: dict[str, Any] = {}
         # The record: its revision in the stream, changes that no acknowledged write includes yet, who waits for one.
         self.fate = Fate.HERE
         # The last move that the rooms include, once the socket has left this edge: later ones do not reach it here.
         self.includes = 0
+        # Whether services know of its session; why it left, as they are told.
+        self.told = False
+        self.why = ""
         self.revision = 0
         self.saved_at = 0.0
         self.saving = False

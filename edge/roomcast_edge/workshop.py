@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import heapq
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import orjson
 
 from roomcast.membership import Change
+from roomcast_edge.calls import Calls
 from roomcast_edge.keeper import Elsewhere
 from roomcast_edge.membership import Membership
 from roomcast_edge.sessions import Sessions
@@ -24,10 +25,13 @@ PAGE_SOCKETS = 1_000
 class Workshop:
     """Local work, behind the gate that is shut while this edge catches up with the log."""
 
-    def __init__(self, edge: str, membership: Membership, sessions: Sessions, gate: asyncio.Event) -> None:
+    def __init__(
+        self, edge: str, membership: Membership, sessions: Sessions, calls: Calls, gate: asyncio.Event
+    ) -> None:
         self._edge = edge
         self._membership = membership
         self._sessions = sessions
+        self._calls = calls
         self._gate = gate
         self.follower = membership.follower
 
@@ -44,11 +48,20 @@ class Workshop:
         """Whether a socket is here, or about to be."""
         return name in self._membership.index.sockets or name in self._sessions.opening
 
-    def change_now(self, name: str, change: Change, answer: Callable[[dict[str, Any] | BaseException], None]) -> bool:
-        """Change a socket that is here, without a task; False when that must wait (see :meth:`change`)."""
+    def work_now(
+        self, name: str, body: Mapping[str, Any], answer: Callable[[dict[str, Any] | BaseException], None]
+    ) -> bool:
+        """Change, call or describe a socket that is here, without a task; False when that must wait (see :meth:`work`).
+
+        ``ValueError``, ``Refused``: the body asks for nothing that can be done.
+        """
+        change = Change.parse(body)
         socket = self._membership.index.sockets.get(name)
         if socket is None or not self._gate.is_set():
             return False
+        if "call" in body:
+            self._calls.ask(socket, body, answer)
+            return True
         if not change:
             answer({"socket": socket.describe(self._edge)})
             return True
@@ -65,8 +78,8 @@ class Workshop:
         saved.add_done_callback(written)
         return True
 
-    async def change(self, name: str, change: Change) -> dict[str, Any]:
-        """Change a socket that is here or about to be; :class:`Elsewhere` when it is not."""
+    async def work(self, name: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        """As :meth:`work_now`, for a socket that is here or about to be; :class:`Elsewhere` when it is not."""
         await self._gate.wait()
         opening = self._sessions.opening.get(name)
         if opening is not None:
@@ -81,7 +94,7 @@ class Workshop:
             else:
                 told.set_result(answer)
 
-        if not self.change_now(name, change, tell):
+        if not self.work_now(name, body, tell):
             raise Elsewhere
         return await told
 

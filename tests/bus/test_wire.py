@@ -100,7 +100,7 @@ operations = st.one_of(
     st.just((b"PING\r\n", ("ping",))),
     st.just((b"PONG\r\n", ("pong",))),
     st.just((b"+OK\r\n", None)),
-    errors.map(lambda text: (b"-ERR '%b'\r\n" % text.encode(), ("error", text.lower()))),
+    errors.map(lambda text: (b"-ERR '%b'\r\n" % text.encode(), ("error", text))),
     infos.map(lambda info: (b"INFO %b\r\n" % json.dumps(info).encode(), ("info", info))),
 )
 

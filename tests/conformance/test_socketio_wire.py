@@ -324,7 +324,7 @@ async def test_a_reserved_event_is_refused_by_its_acknowledgement_or_ends_the_se
         assert (await wire.closed())[0] == 1008
 
 
-# -- requests that are no websocket of Engine.IO 4 ---------------------------------------------------------------------
+# -- requests that are no websocket of Engine.IO ----------------------------------------------------------------------
 
 
 def fetched(port: int, target: str, origin: str = "") -> tuple[int, dict[str, Any], dict[str, str]]:
@@ -342,7 +342,9 @@ def fetched(port: int, target: str, origin: str = "") -> tuple[int, dict[str, An
     [
         ("EIO=4&transport=polling&t=abc", 0, "Transport unknown"),
         ("EIO=4", 0, "Transport unknown"),
-        ("EIO=3&transport=websocket", 5, "Unsupported protocol version"),
+        ("EIO=3&transport=polling", 0, "Transport unknown"),
+        ("EIO=3&transport=websocket&sid=abc", 1, "Session ID unknown"),
+        ("EIO=2&transport=websocket", 5, "Unsupported protocol version"),
         ("EIO=4&transport=websocket&sid=abc", 1, "Session ID unknown"),
         ("", 5, "Unsupported protocol version"),
     ],
@@ -358,9 +360,9 @@ async def test_the_error_is_engine_ios_and_a_browser_may_read_it(edge, query, co
     assert "Access-Control-Allow-Credentials" not in headers
 
 
-async def test_a_websocket_of_engine_io_3_is_refused(edge):
+async def test_a_websocket_of_another_engine_io_is_refused(edge):
     client = await RawClient.dial(edge.port)
-    status, headers = await client.upgrade("/socket.io/?EIO=3&transport=websocket")
+    status, headers = await client.upgrade("/socket.io/?EIO=5&transport=websocket")
     assert (status, headers["content-type"]) == (400, "application/json")
     client.drop()
 

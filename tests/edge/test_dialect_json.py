@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from roomcast.names import encode_room
 from roomcast_edge.closing import CloseCode
-from roomcast_edge.dialects import Emit, Refusal
+from roomcast_edge.dialects import Emit, Refusal, Reply
 from roomcast_edge.dialects.json import JsonDialect
 from roomcast_edge.frames import text_frame
 
@@ -104,6 +104,8 @@ def test_any_object_is_read_as_a_naive_reader_does(body: dict[str, Any]):
     if isinstance(reply_id, bool | list | dict):
         assert isinstance(told, Refusal)
         assert told.reply_id is None, "there is nothing to answer to"
+    elif "event" not in body and reply_id is not None and "data" in body:
+        assert told == Reply(reply_id, body["data"], reply_id=reply_id)
     elif not isinstance(event, str) or not event:
         assert isinstance(told, Refusal)
         assert (told.code, told.reply_id) == ("bad_request", reply_id)

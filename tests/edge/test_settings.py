@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from roomcast_edge.command import config, edge
 from roomcast_edge.environment import check_environment
-from roomcast_edge.settings import Settings, room_pattern
+from roomcast_edge.settings import Settings, text_pattern
 from support.certificates import certificates, new_nkey, operator_mode
 
 FILES = certificates()
@@ -50,6 +50,15 @@ VALUES: dict[str, tuple[str, Any]] = {
     "prefix": ("my_Bus-2", "my_Bus-2"),
     "listen": ("0.0.0.0:80", ("0.0.0.0", 80)),
     "admin": ("[::1]:0", ("::1", 0)),
+    "auth": ("bus", "bus"),
+    "jwt_secret": ("x" * 32, "x" * 32),
+    "jwt_keys": ("keys.json", "keys.json"),
+    "jwt_issuer": ("https://id.example", "https://id.example"),
+    "jwt_audience": ("chat", "chat"),
+    "jwt_leeway": ("5", 5.0),
+    "origins": ("https://*.example.com,http://localhost:3000", ("https://*.example.com", "http://localhost:3000")),
+    "proxies": ("1", 1),
+    "connections_per_address": ("50", 50),
     "client_rooms": ("chat-*, lobby", ("chat-*", "lobby")),
     "kv_replicas": ("3", 3),
     "resume_window": ("60", 60.0),
@@ -59,9 +68,13 @@ VALUES: dict[str, tuple[str, Any]] = {
     "outbox_limit": ("4096", 4096),
     "ping_interval": ("0.5", 0.5),
     "ping_timeout": ("1", 1.0),
+    "handshake_limit": ("2048", 2048),
     "handshake_timeout": ("2", 2.0),
     "close_timeout": ("3", 3.0),
     "action_timeout": ("4", 4.0),
+    "requests_per_socket": ("10", 10),
+    "requests_per_edge": ("100", 100),
+    "request_rate": ("50", 50.0),
     "page": (__file__, __file__),
     "drain_delay": ("5", 5.0),
     "drain_time": ("20", 20.0),
@@ -215,4 +228,4 @@ def matches(pattern: str, room: str) -> bool:
 
 @given(st.text(alphabet="ab.*\n[", min_size=1, max_size=6), st.text(alphabet="ab.*\n[", max_size=6))
 def test_a_star_is_any_text_and_all_else_is_itself(pattern: str, room: str):
-    assert bool(room_pattern(pattern).fullmatch(room)) == matches(pattern, room)
+    assert bool(text_pattern(pattern).fullmatch(room)) == matches(pattern, room)

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 import pytest
 from nats.aio.msg import Msg
 
+from roomcast_edge.settings import Settings
 from support.arena import Arena, arena
 from support.raw_client import BINARY, CLOSE, CONTINUATION, NO_CODE, PING, PONG, TEXT, RawClient, frame, text
 from support.until import until
@@ -196,8 +197,9 @@ async def test_who_does_not_answer_a_close_is_cut_off(stage: Arena):
     assert await client.is_cut(within=3)
 
 
-async def test_requests_that_wait_for_answers_hold_their_client_back(stage: Arena, prefix: str):
+async def test_requests_past_the_limit_are_refused_at_once_and_none_is_lost(stage: Arena, prefix: str):
     taken: list[Msg] = []
+    limit = Settings().requests_per_socket
 
     async def take(message: Msg) -> None:
         taken.append(message)
@@ -206,14 +208,15 @@ async def test_requests_that_wait_for_answers_hold_their_client_back(stage: Aren
     await stage.bus.flush()
     client = await RawClient.greeted(stage.edges[0].port)
     client.send(b"".join(text({"event": "stuck", "id": number, "data": "x" * 3000}) for number in range(500)))
-    await until(lambda: len(taken) >= 64, what="the service has 64 requests")
-    assert len(taken) < 300, "while they wait, no more is read than was under way"
-    done = 0
-    while done < 500:
-        await until(lambda: len(taken) > done, what="the client is heard again")  # noqa: B023
-        await taken[done].respond(b"%d" % done)
-        done += 1
-    assert [(await client.message())["data"] for _ in range(500)] == list(range(500))
+    for number in range(limit, 500):
+        refused = await client.message()
+        assert (refused["id"], refused["error"]["code"]) == (number, "too_many")
+    await until(lambda: len(taken) == limit, what="the service has what the limit allows")
+    for number, message in enumerate(taken):
+        await message.respond(b"%d" % number)
+    assert [(await client.message())["data"] for _ in range(limit)] == list(range(limit))
+    client.send(text({"event": "stuck", "id": "again"}))
+    await until(lambda: len(taken) > limit, what="there is room for more")
     client.drop()
 
 

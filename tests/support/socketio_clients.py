@@ -7,14 +7,14 @@ import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import aiohttp
 import socketio
 
 from support.until import until
 
-HARNESS = Path(__file__).parent.parent / "conformance" / "client.cjs"
+HARNESSES = Path(__file__).parent.parent / "conformance"
 
 Seen = dict[str, Any]
 
@@ -30,6 +30,12 @@ class SocketIo:
     def id(self) -> str:
         """Its id, as it was told last."""
         return str(self.all("connect")[-1]["id"])
+
+    @property
+    def session(self) -> str:
+        """The secret with which it may return, as it was told last."""
+        seen = self.all("connect")[-1]
+        return str(seen["session"]) if "session" in seen else str(seen["pid"]).partition("~")[0]
 
     @property
     def events(self) -> list[tuple[str, list[Any]]]:
@@ -78,6 +84,8 @@ class Kind(Protocol):
     """The reasons that ``disconnect`` gives when the connection was lost: such a client comes back by itself."""
     server_disconnect: str
     """The reason when the server has said DISCONNECT."""
+    carries_session: str
+    """What carries the session of a client that returns: the ``pid`` of its auth, or the ``session`` of its query."""
 
     async def open(
         self, url: str, *, auth: Any = None, query: str = "", wait: bool = True, path: str = "/"
@@ -126,13 +134,19 @@ class JsSocketIo(SocketIo):
         return bool(ends) and not ends[-1]["active"]
 
 
+J = TypeVar("J", bound=JsSocketIo)
+
+
 class Node:
-    """A Node process with any number of socket.io-clients. Enter it to start."""
+    """A Node process with any number of socket.io-clients, of one version. Enter it to start."""
 
     transport_closed = frozenset({"transport close", "transport error"})
     server_disconnect = "io server disconnect"
+    harness = "client.cjs"
 
-    def __init__(self) -> None:
+    def __init__(self, package: str = "socket.io-client", carries_session: str = "pid") -> None:
+        self.carries_session = carries_session
+        self._package = package
         self._names = itertools.count(1)
         self._sockets: dict[str, JsSocketIo] = {}
         self._process: asyncio.subprocess.Process
@@ -141,7 +155,7 @@ class Node:
     async def __aenter__(self) -> Node:
         pipe = asyncio.subprocess.PIPE
         self._process = await asyncio.create_subprocess_exec(
-            "node", str(HARNESS), stdin=pipe, stdout=pipe, limit=1 << 24
+            "node", str(HARNESSES / self.harness), self._package, stdin=pipe, stdout=pipe, limit=1 << 24
         )
         self._reader = asyncio.create_task(self._read())
         return self
@@ -163,15 +177,59 @@ class Node:
             seen = json.loads(line)
             self._sockets[seen.pop("name")].seen.append(seen)
 
-    async def open(
-        self, url: str, *, auth: Any = None, query: str = "", wait: bool = True, path: str = "/"
-    ) -> JsSocketIo:
-        client = JsSocketIo(self, f"socket {next(self._names)}")
+    def _add(self, client: J) -> J:
         self._sockets[client._name] = client
+        return client
+
+    async def open(
+        self, url: str, *, auth: Any = None, query: str = "", wait: bool = True, path: str = "/", **more: Any
+    ) -> JsSocketIo:
+        client = self._add(JsSocketIo(self, f"socket {next(self._names)}"))
         options: dict[str, Any] = {"auth": auth} if auth is not None else {}
         if query:
             options["query"] = dict(pair.split("=", 1) for pair in query.split("&"))
-        client.tell("connect", url=url + path, options=options)
+        client.tell("connect", url=url + path, options=options, **more)
+        if wait:
+            await client.sees("connect")
+        return client
+
+
+# -- sails.io.js of npm ------------------------------------------------------------------------------------------------
+
+
+class SailsSocket(JsSocketIo):
+    """What ``io.sails.connect`` gives: ``await socket.request("get", "/orders/42", {…})``."""
+
+    async def request(self, verb: str, *args: Any, within: float = 10.0) -> Seen:
+        """``io.socket.get(url, data)`` and its like, or ``io.socket.request(options)``; the JWR that comes back."""
+        ref = next(self._refs)
+        self.tell("ask", ref=ref, verb=verb, args=args)
+        jwr = await until(
+            lambda: [item for item in self.all("jwr") if item["ref"] == ref], within, f"{verb} {args} is answered"
+        )
+        return jwr[0]
+
+    async def ask(self, *args: Any, **_: Any) -> Any:
+        ref = next(self._refs)
+        self.tell("raw", ref=ref, args=args)
+        [answer] = await until(
+            lambda: [item for item in self.all("ack") if item["ref"] == ref], 10, f"{args} is answered"
+        )
+        return answer["args"][0]
+
+
+class SailsNode(Node):
+    """A Node process with any number of sockets of sails.io.js. Enter it to start."""
+
+    harness = "sails.cjs"
+
+    def __init__(self, package: str = "socket.io-client-2.0") -> None:
+        super().__init__(package, carries_session="session")
+
+    async def connect(self, url: str, *, wait: bool = True, returns: bool = False, **options: Any) -> SailsSocket:
+        """A socket; ``options`` are those of ``io.sails.connect``. ``returns``: with its session, if it is lost."""
+        client = self._add(SailsSocket(self, f"socket {next(self._names)}"))
+        client.tell("connect", url=url, options=options, returns=returns)
         if wait:
             await client.sees("connect")
         return client
@@ -232,6 +290,7 @@ class Python:
 
     transport_closed = frozenset({"transport close", "transport error"})
     server_disconnect = "server disconnect"
+    carries_session = "pid"
 
     def __init__(self) -> None:
         self._session: aiohttp.ClientSession

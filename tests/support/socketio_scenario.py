@@ -1,4 +1,4 @@
-"""What holds for every client of Socket.IO, across two edges: the tests that both kinds of client run."""
+"""What holds for every client of Socket.IO, across two edges: the tests that all kinds of client run."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from support.until import until
 
 OPEN_ROOMS = "chat-*"
 SETTINGS: dict[str, Any] = {"client_rooms": OPEN_ROOMS, "outbox_limit": 65536, "ping_interval": 0.5, "ping_timeout": 5}
-PONG = b"\x81\x81"
-"""How the frame begins: the only message of one byte that a client sends."""
+HEARTBEAT = b"\x81\x81"
+"""How the frame of a pong begins, or of a ping where the client pings: no other message of a client has one byte."""
 
 
 class Stage:
@@ -74,9 +74,16 @@ class Stage:
         await self.bus.broadcast("team", "back", 1)
         await client.hears("back", 1)
         first, second = client.all("connect")
-        assert first["pid"] != second["pid"]
-        assert not second.get("recovered")
+        if self.kind.carries_session == "pid":
+            assert first["pid"] != second["pid"]
+            assert not second.get("recovered")
         assert client.all("disconnect")[0]["reason"] in self.kind.transport_closed
+
+    async def returning(self, client: SocketIo, edge: int) -> SocketIo:
+        """Another client that takes up a client's session."""
+        if self.kind.carries_session == "pid":
+            return await self.client(edge, auth={"pid": client.all("connect")[0]["pid"]})
+        return await self.client(edge, query=f"session={client.session}")
 
     async def settled_guest(self) -> SocketIo:
         """A guest on the first edge, with a room of its own wish and one of a service's."""
@@ -192,12 +199,13 @@ class Scenario:
     async def test_auth_and_query_are_heard(self, stage):
         first = await stage.client(auth={"token": "not looked at", "x": [1]}, query="a=b")
         await stage.bus.join(first.id, "team")
-        session = first.all("connect")[0]["pid"].partition("~")[0]
-        second = await stage.client(1, query=f"session={session}")
+        second = await stage.client(1, query=f"session={first.session}")
         assert second.id == first.id, "the session of the query"
-        third = await stage.client(0, auth={"pid": second.all("connect")[0]["pid"]}, query="session=nonsense")
-        assert third.id == first.id, "the pid of the auth, which comes before the query's"
-        assert await stage.bus.rooms(third.id) == {"team"}
+        assert await stage.bus.rooms(second.id) == {"team"}
+        if stage.kind.carries_session == "pid":
+            third = await stage.client(0, auth={"pid": second.all("connect")[0]["pid"]}, query="session=nonsense")
+            assert third.id == first.id, "the pid of the auth, which comes before the query's"
+            assert await stage.bus.rooms(third.id) == {"team"}
 
     # -- the ways in which a connection ends ---------------------------------------------------------------------------
 
@@ -257,7 +265,7 @@ class Scenario:
     async def test_who_is_replaced_stays_away(self, stage):
         client = await stage.settled_guest()
         connections = stage.front.accepted
-        rival = await stage.client(1, auth={"pid": client.all("connect")[0]["pid"]})
+        rival = await stage.returning(client, 1)
         assert (await client.sees("disconnect"))["reason"] == stage.kind.server_disconnect
         assert client.gave_up
         assert rival.id == client.id
@@ -278,6 +286,6 @@ class Scenario:
 
     async def test_pings_keep_a_client_that_has_nothing_to_say(self, stage):
         client = await stage.guest()
-        await until(lambda: stage.front.sent.count(PONG) >= 4, 10, "the client answers pings")
+        await until(lambda: stage.front.sent.count(HEARTBEAT) >= 4, 10, "its heart beats")
         assert client.all("disconnect") == []
         assert await client.ask("bus:ping") == {}

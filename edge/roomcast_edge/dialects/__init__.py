@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -12,12 +12,44 @@ Query = Mapping[str, list[str]]
 
 
 @dataclass(frozen=True, slots=True)
+class RouteRequest:
+    """What an emit asks of a route: the method in capitals, the path as the client wrote it, the headers."""
+
+    method: str
+    path: str
+    headers: Mapping[str, str]
+
+    def __str__(self) -> str:
+        return f"{self.method} {self.path}"
+
+
+@dataclass(frozen=True, slots=True)
 class Emit:
     """An event of a client: its name, its arguments, and what its answer must bear (None: no answer is wanted)."""
 
     event: str
     args: tuple[Any, ...]
     reply_id: Any = None
+    route: RouteRequest | None = None
+    """Where it is a request for a route instead of an action."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A client's reply to a call: its data, or the code and the message of its error."""
+
+    id: Any
+    data: Any = None
+    error: tuple[str, str] | None = None
+    reply_id: Any = None
+    """What a refusal of it must bear; None: there is no answer to a reply."""
+
+
+def error_in(body: Any) -> tuple[str, str] | None:
+    """The code and the message of an error that a client replies with; None for anything else."""
+    if not isinstance(body, dict):
+        return None
+    return str(body.get("code") or "internal"), str(body.get("message") or "the client refused")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +81,7 @@ class Attachments:
     refusal: Refusal
 
 
-Decoded = Emit | Connect | Leave | Say | Attachments | None
+Decoded = Emit | Reply | Connect | Leave | Say | Attachments | None
 """What one text message of a client means; None: nothing beyond that the client is alive."""
 
 
@@ -79,6 +111,8 @@ class Dialect(Protocol):
     name: str
     path: str
     """Where clients of this dialect connect."""
+    version: str
+    """What ``EIO`` in the query says where several dialects share a path; empty: nothing."""
     subprotocol: str
     """The websocket subprotocol that is accepted when a client offers it; empty: none."""
     connects_at_once: bool
@@ -108,6 +142,10 @@ class Dialect(Protocol):
         """A cast; ``payload`` is known to be JSON."""
         ...
 
+    def call(self, event: str, reply_id: int, payload: bytes) -> bytes:
+        """An event that asks for a reply; ``payload`` is JSON."""
+        ...
+
     def greeting(self, socket_id: str, session: str, resumed: bool) -> bytes:
         """What a socket hears first."""
         ...
@@ -120,10 +158,37 @@ class Dialect(Protocol):
         """The refusal of an emit."""
         ...
 
+    def denial(self, code: CloseCode, message: str) -> bytes:
+        """What is sent before the close frame to a client that was never greeted; empty: nothing."""
+        ...
+
     def farewell(self, code: CloseCode) -> bytes:
-        """What is sent before the close frame; empty: nothing."""
+        """What is sent before the close frame to one that was; empty: nothing."""
         ...
 
     def decode(self, text: bytes) -> Decoded:
         """What one text message of a client means; raises :class:`Refusal`, and nothing else for any bytes."""
         ...
+
+
+class Dialects:
+    """All that an edge speaks, and which one a request is in: by its path, and there by its version of Engine.IO."""
+
+    def __init__(self, dialects: Iterable[Dialect]) -> None:
+        """Of several at one path the first is for requests of no known version: its ``check`` refuses them."""
+        self._at: dict[str, list[Dialect]] = {}
+        for dialect in dialects:
+            self._at.setdefault(dialect.path, []).append(dialect)
+
+    @property
+    def paths(self) -> list[str]:
+        """Where clients connect."""
+        return sorted(self._at)
+
+    def of(self, path: str, query: Query) -> Dialect | None:
+        """The dialect of a request; None where there is none."""
+        there = self._at.get(path)
+        if there is None:
+            return None
+        version = query.get("EIO", [""])[0]
+        return next((dialect for dialect in there if dialect.version == version), there[0])

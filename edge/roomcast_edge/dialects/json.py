@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 
 from roomcast_edge.closing import CloseCode
-from roomcast_edge.dialects import Emit, Query, Refusal
+from roomcast_edge.dialects import Emit, Query, Refusal, Reply, error_in
 from roomcast_edge.frames import PING, text_frame
 
 
@@ -23,6 +23,7 @@ class JsonDialect:
 
     name = "json"
     path = "/ws"
+    version = ""
     subprotocol = "roomcast.v1"
     connects_at_once = True
     ping = PING
@@ -43,6 +44,10 @@ class JsonDialect:
         """1000, and no code at all (1005): the program closed. A page that is left says 1001, and may be back."""
         return code in (1000, 1005)
 
+    def denial(self, code: CloseCode, message: str) -> bytes:
+        """The close code says all."""
+        return b""
+
     def farewell(self, code: CloseCode) -> bytes:
         """The close code says all."""
         return b""
@@ -50,6 +55,10 @@ class JsonDialect:
     def cast(self, event: str, payload: bytes) -> bytes:
         """The payload between a prefix and a suffix: it is not parsed again."""
         return text_frame(b"%b%b}" % (_prefix(event), payload))
+
+    def call(self, event: str, reply_id: int, payload: bytes) -> bytes:
+        """``{"event","data","id"}``, which the client answers by ``{"id","data"}`` or ``{"id","error"}``."""
+        return text_frame(b'%b%b,"id":%d}' % (_prefix(event), payload, reply_id))
 
     def greeting(self, socket_id: str, session: str, resumed: bool) -> bytes:
         """The event ``connect`` with the socket's id, its session secret and whether it is back."""
@@ -63,8 +72,8 @@ class JsonDialect:
         """``{"id","error":{"code","message"}}``."""
         return text_frame(orjson.dumps({"id": reply_id, "error": {"code": code, "message": message}}))
 
-    def decode(self, text: bytes) -> Emit:
-        """An object with ``event``, and perhaps ``data`` and ``id``; other keys are ignored."""
+    def decode(self, text: bytes) -> Emit | Reply:
+        """An object with ``event``, and perhaps ``data`` and ``id``, or with ``id`` and ``data`` or ``error``."""
         try:
             body = orjson.loads(text)
         except orjson.JSONDecodeError:
@@ -74,6 +83,8 @@ class JsonDialect:
         reply_id = body.get("id")
         if reply_id is not None and (isinstance(reply_id, bool) or not isinstance(reply_id, str | int | float)):
             raise Refusal("bad_request", "id must be a number or a string")
+        if "event" not in body and reply_id is not None and ("data" in body or "error" in body):
+            return Reply(reply_id, body.get("data"), error_in(body.get("error")), reply_id)
         event = body.get("event")
         if not isinstance(event, str) or not event:
             raise Refusal("bad_request", "event must be a text that is not empty", reply_id)

@@ -15,11 +15,21 @@ from typing import Any
 import orjson
 
 from roomcast_edge.closing import CloseCode
-from roomcast_edge.dialects import Attachments, Connect, Decoded, Emit, HttpRefusal, Leave, Query, Refusal, Say
+from roomcast_edge.dialects import (
+    Attachments,
+    Connect,
+    Decoded,
+    Emit,
+    HttpRefusal,
+    Leave,
+    Query,
+    Refusal,
+    Reply,
+    Say,
+    error_in,
+    jwr,
+)
 from roomcast_edge.frames import text_frame
-
-VERSION = "4"
-"""Of Engine.IO."""
 
 MAX_ATTACHMENTS = 1000
 SESSION_NONCE = "~"
@@ -29,7 +39,9 @@ _PACKET = re.compile(
     rb"(?P<kind>[0-6])(?:(?P<attachments>\d{1,9})-)?(?:(?P<namespace>/[^,]*)(?:,|$))?(?P<id>\d{1,15})?(?P<data>.*)",
     re.DOTALL,
 ).fullmatch
-_FATAL = frozenset({CloseCode.POLICY, CloseCode.REFUSED, CloseCode.TOKEN_EXPIRED, CloseCode.KICKED, CloseCode.REPLACED})
+FATAL = frozenset({CloseCode.POLICY, CloseCode.REFUSED, CloseCode.TOKEN_EXPIRED, CloseCode.KICKED, CloseCode.REPLACED})
+"""After these a client should not come back by itself: DISCONNECT is said first."""
+DISCONNECT = text_frame(b"41")
 
 
 @lru_cache(maxsize=4096)
@@ -37,11 +49,12 @@ def _prefix(event: str) -> bytes:
     return b"42[%b," % orjson.dumps(event)
 
 
-def _malformed(message: str) -> Refusal:
+def malformed(message: str) -> Refusal:
+    """The refusal of what is no packet: it closes the transport."""
     return Refusal("bad_request", message, close=CloseCode.PROTOCOL_ERROR)
 
 
-def _utf8(text: bytes) -> bytes:
+def utf8(text: bytes) -> bytes:
     """The same, once it is known that it may be said back in a text frame."""
     try:
         text.decode()
@@ -55,6 +68,7 @@ class SocketIoDialect:
 
     name = "socketio"
     path = "/socket.io/"
+    version = "4"
     subprotocol = ""
     connects_at_once = False
     ping = text_frame(b"2")
@@ -72,8 +86,8 @@ class SocketIoDialect:
     # -- the transport -----------------------------------------------------------------------------------------------
 
     def check(self, query: Query, origin: str) -> HttpRefusal | None:
-        """Only websockets, only Engine.IO 4; the error is Engine.IO's own, readable from any origin."""
-        if query.get("EIO", [""])[0] != VERSION:
+        """Only websockets of this version; the error is Engine.IO's own, readable from any origin."""
+        if query.get("EIO", [""])[0] != self.version:
             return _http_error(5, "Unsupported protocol version", origin)
         if query.get("transport", [""])[0] != "websocket":
             return _http_error(0, "Transport unknown", origin)
@@ -89,9 +103,16 @@ class SocketIoDialect:
         """Only a DISCONNECT packet ends a session; a transport may close and come back."""
         return False
 
+    def denial(self, code: CloseCode, message: str) -> bytes:
+        """CONNECT_ERROR for a client without a good token, which then does not come back by itself."""
+        if code not in (CloseCode.REFUSED, CloseCode.TOKEN_EXPIRED):
+            return b""
+        body = {"message": message, "data": {"code": "unauthorized", "close": int(code)}}
+        return text_frame(b"44" + orjson.dumps(body))
+
     def farewell(self, code: CloseCode) -> bytes:
         """DISCONNECT, after which a client does not come back by itself."""
-        return text_frame(b"41") if code in _FATAL else b""
+        return DISCONNECT if code in FATAL else b""
 
     # -- what the server says ----------------------------------------------------------------------------------------
 
@@ -109,13 +130,21 @@ class SocketIoDialect:
         """EVENT, with the payload as the one argument."""
         return text_frame(b"%b%b]" % (_prefix(event), payload))
 
+    def call(self, event: str, reply_id: int, payload: bytes) -> bytes:
+        """EVENT that asks for an acknowledgement."""
+        return text_frame(b"42%d[%b,%b]" % (reply_id, orjson.dumps(event), payload))
+
     def answer(self, reply_id: Any, payload: bytes) -> bytes:
-        """ACK, with one argument."""
-        return text_frame(b"43%d[%b]" % (reply_id, payload))
+        """ACK, with one argument: the answer, or the JWR of one that was asked by sails.io.js."""
+        if isinstance(reply_id, jwr.JwrId):
+            payload = jwr.answer(payload)
+        return _acknowledgement(reply_id, payload)
 
     def error(self, reply_id: Any, code: str, message: str) -> bytes:
-        """ACK, with ``{"error":{"code","message"}}``."""
-        return self.answer(reply_id, orjson.dumps({"error": {"code": code, "message": message}}))
+        """ACK, with ``{"error":{"code","message"}}``, or with a JWR whose body that is."""
+        if isinstance(reply_id, jwr.JwrId):
+            return _acknowledgement(reply_id, jwr.error(code, message))
+        return _acknowledgement(reply_id, orjson.dumps({"error": {"code": code, "message": message}}))
 
     # -- what the client says ----------------------------------------------------------------------------------------
 
@@ -123,59 +152,73 @@ class SocketIoDialect:
         """One packet."""
         kind = text[:1]
         if kind == b"4":
-            return self._decode_message(text[1:])
+            return self.decode_message(text[1:])
         if kind == b"3":
             return None
         if kind == b"2":
-            return Say(text_frame(b"3" + _utf8(text[1:])))
+            return Say(text_frame(b"3" + utf8(text[1:])))
         if kind == b"1":
             return Leave(for_good=False)
-        raise _malformed("not a packet of Engine.IO 4")
+        raise malformed(f"not a packet of Engine.IO {self.version}")
 
-    def _decode_message(self, text: bytes) -> Decoded:
+    def decode_message(self, text: bytes) -> Decoded:
+        """One packet of Socket.IO."""
         found = _PACKET(text)
         if found is None:
-            raise _malformed("not a packet of Socket.IO 5")
+            raise malformed("not a packet of Socket.IO")
         kind, data = found["kind"], found["data"]
         if (kind in b"56") != (found["attachments"] is not None):
-            raise _malformed("binary packets, and no others, have a number of attachments")
+            raise malformed("binary packets, and no others, have a number of attachments")
         namespace = found["namespace"] or b"/"
         reply_id = int(found["id"]) if found["id"] is not None else None
         if kind == b"0":
-            return _connect(namespace, data)
+            return self.connect(namespace, data)
         if namespace != b"/":
-            raise _malformed("only the default namespace is connected")
+            raise malformed("only the default namespace is connected")
         if kind == b"1":
             return Leave(for_good=True)
         if kind == b"2":
-            return _event(data, reply_id)
+            return jwr.as_request(_event(data, reply_id))
         if kind in b"56":
             return _binary(int(found["attachments"]), reply_id if kind == b"5" else None)
         if kind == b"3":
-            raise _malformed("nothing was asked that this acknowledges")
-        raise _malformed("CONNECT_ERROR is not for clients to send")
+            return _reply(data, reply_id)
+        raise malformed("CONNECT_ERROR is not for clients to send")
+
+    def connect(self, namespace: bytes, data: bytes) -> Decoded:
+        """What CONNECT to this namespace means."""
+        if namespace.partition(b"?")[0] != b"/":
+            body = orjson.dumps({"message": "Invalid namespace"})
+            return Say(text_frame(b"44%b,%b" % (utf8(namespace), body)))
+        auth = _loads(data) if data else {}
+        if not isinstance(auth, dict):
+            raise malformed("the data of CONNECT must be an object")
+        return Connect(auth)
 
 
-def _connect(namespace: bytes, data: bytes) -> Decoded:
-    if namespace.partition(b"?")[0] != b"/":
-        body = orjson.dumps({"message": "Invalid namespace"})
-        return Say(text_frame(b"44%b,%b" % (_utf8(namespace), body)))
-    auth = _loads(data) if data else {}
-    if not isinstance(auth, dict):
-        raise _malformed("the data of CONNECT must be an object")
-    return Connect(auth)
+def _acknowledgement(reply_id: int, payload: bytes) -> bytes:
+    return text_frame(b"43%d[%b]" % (reply_id, payload))
 
 
 def _event(data: bytes, reply_id: int | None) -> Emit:
     args = _loads(data)
     if not isinstance(args, list) or not args or not isinstance(args[0], str) or not args[0]:
-        raise _malformed("the data of EVENT must be an array that begins with the event's name")
+        raise malformed("the data of EVENT must be an array that begins with the event's name")
     return Emit(args[0], tuple(args[1:]), reply_id)
+
+
+def _reply(data: bytes, reply_id: int | None) -> Reply:
+    args = _loads(data)
+    if not isinstance(args, list) or reply_id is None:
+        raise malformed("an acknowledgement has an id, and an array of arguments")
+    first = args[0] if args else None
+    error = error_in(first.get("error")) if isinstance(first, dict) and set(first) == {"error"} else None
+    return Reply(reply_id, None if error else first, error)
 
 
 def _binary(count: int, reply_id: int | None) -> Attachments:
     if count > MAX_ATTACHMENTS:
-        raise _malformed(f"at most {MAX_ATTACHMENTS} attachments")
+        raise malformed(f"at most {MAX_ATTACHMENTS} attachments")
     message = "binary data is not understood; send text, base64 for example"
     return Attachments(count, Refusal("bad_request", message, reply_id, CloseCode.BINARY))
 
@@ -184,8 +227,8 @@ def _loads(data: bytes) -> Any:
     try:
         return orjson.loads(data)
     except orjson.JSONDecodeError:
-        _utf8(data)
-        raise _malformed("the data of a packet must be JSON") from None
+        utf8(data)
+        raise malformed("the data of a packet must be JSON") from None
 
 
 def _http_error(code: int, message: str, origin: str) -> HttpRefusal:
