@@ -53,6 +53,8 @@ log = logging.getLogger("roomcast.edge")
 READY_GRACE = 30.0
 """Seconds for which a NATS that blinks leaves an edge ready."""
 LAG_SECONDS = 0.25
+EDGE_INBOX = "_INBOX.edge"
+"""Where edges hear answers: NATS's permissions can keep others from listening there."""
 VERIFY_UNDER_WAY = 200
 
 
@@ -193,6 +195,7 @@ class Edge:
             on_reconnect=on_reconnect,
             retry=True,
             dont_randomize=True,
+            inbox_prefix=EDGE_INBOX,
         )
 
     async def _wait_for_bucket(self, lease: Lease) -> None:
