@@ -13,6 +13,7 @@ from typing import Any
 import click
 import uvloop
 
+from roomcast.open_files import raise_file_limit
 from roomcast_edge.logs import configure
 from roomcast_edge.server import Edge
 from roomcast_edge.settings import Settings
@@ -56,6 +57,7 @@ def edge(**values: Any) -> None:
     except ValueError as error:
         raise click.UsageError(str(error)) from None
     configure(settings.log_level)
+    raise_file_limit()
     sys.exit(uvloop.run(_main(settings)))
 
 
