@@ -53,6 +53,8 @@ from roomcast_edge.workshop import Workshop
 log = logging.getLogger("roomcast.edge")
 
 LAG_SECONDS = 0.25
+EDGE_INBOX = "_INBOX.edge"
+"""Where edges hear answers: NATS's permissions can keep others from listening there."""
 VERIFY_UNDER_WAY = 200
 
 
@@ -222,6 +224,7 @@ class Edge:
             on_reconnect=on_reconnect,
             retry=True,
             dont_randomize=True,
+            inbox_prefix=EDGE_INBOX,
             **self.settings.access.options(),
         )
 
