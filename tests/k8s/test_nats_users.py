@@ -21,13 +21,13 @@ from support.until import until
 from support.websocket_client import Client
 
 SECRETS = {
-    "nats-edge/password": "1234e567",  # NATS would read it as a number, were it not in quotes
+    "nats-edge/password": "12345678",  # NATS would read it as a number, were it not in quotes
     # The hash of service-1: NATS takes either.
     "nats-service/password": "$2a$04$abcdefghijklmnopqrstuueA/ewh0mE5.x4kukA4y.X33TUgIRNJq",
     "nats-operator/password": "operator-1",
     "nats-route/password": "route-1",
 }
-PASSWORDS = {"edge": "1234e567", "service": "service-1", "operator": "operator-1"}
+PASSWORDS = {"edge": "12345678", "service": "service-1", "operator": "operator-1"}
 
 REFUSED = {
     "edge": {
@@ -253,7 +253,7 @@ async def test_a_service_hears_no_answers_to_edges(nodes, edges):
 
 
 @pytest.mark.parametrize(
-    "who", ["", "nobody:x@", "edge:wrong@", "service:1234e567@", "route:route-1@", f"service:{'$2a$04$abc'}@"]
+    "who", ["", "nobody:x@", "edge:wrong@", "service:12345678@", "route:route-1@", f"service:{'$2a$04$abc'}@"]
 )
 async def test_nobody_else_is_let_in(nodes, who):
     recorder = Recorder()

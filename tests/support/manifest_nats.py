@@ -48,16 +48,14 @@ class ManifestNode(NatsServer):
     def start(self, *, wait: bool = True) -> None:
         """Start the process; unless told otherwise, wait until it is fully healthy."""
         for name, text in self._files.items():
-            (self._directory / name).write_text(text)
+            own = text.replace("0.0.0.0:6222", f"127.0.0.1:{self._peers.get(self.name)}")
+            (self._directory / name).write_text(own)
         variables = dict(self._variables)
         for pod, port in self._peers.items():
             address = f"{pod}.roomcast-nats-peers:6222"
             variables["NATS_ROUTES"] = variables["NATS_ROUTES"].replace(address, f"127.0.0.1:{port}")
         command = [nats_server_binary(), "-c", str(self._directory / "nats.conf"), "-a", "127.0.0.1"]
         command += ["-p", str(self.port), "-m", str(self.monitor_port), "-P", self.pid_file]
-        if self._peers:
-            password = variables["ROUTE_PASSWORD"]
-            command += ["--cluster", f"nats://route:{password}@127.0.0.1:{self._peers[self.name]}"]
         variables["JETSTREAM_DIR"] = f'"{self._directory / "store"}"'
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, **variables})
