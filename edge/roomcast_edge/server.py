@@ -192,6 +192,7 @@ class Edge:
                 await self._membership.keeper.settled()
                 await self._service.stop()
                 await self._lease.end()
+                await self._service.leave()
         except (TimeoutError, KvUnavailable, WrongRevision, nats_errors.Error) as error:
             log.warning("left without a word to the others: %s", error or "NATS did not answer in time")
         self._leaving = True
