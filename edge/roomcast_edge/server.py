@@ -39,6 +39,7 @@ from roomcast_edge.membership import Membership
 from roomcast_edge.metrics import Metrics
 from roomcast_edge.outbox import FanOut
 from roomcast_edge.records import new_edge_id
+from roomcast_edge.refuge import Refuge
 from roomcast_edge.renewal import Renewal
 from roomcast_edge.service import Service
 from roomcast_edge.sessions import Sessions
@@ -129,9 +130,11 @@ class Edge:
         await service.start()
         link.gate.set()
         self._gauges(index, interest, dialects)
+        refuge = Refuge(client, bucket, lease, heartbeat.neighbours, settings.prefix, self._dial)
         follower, keeper = membership.follower, membership.keeper
-        for work in (follower.run(), keeper.run(), lease.run(), heartbeat.run(), listener.watch(), self._pulse()):
+        for work in (follower.run(), keeper.run(), lease.run(), heartbeat.run(), refuge.run(), listener.watch()):
             self._run(work)
+        self._run(self._pulse())
         await listener.start()
         self.health.not_ready = self._not_ready
         log.info(
@@ -164,6 +167,14 @@ class Edge:
             await self._client.close()
 
     # -- starting ----------------------------------------------------------------------------------------------------
+
+    async def _dial(self, url: str) -> MendedClient:
+        """A connection to one NATS node, for a look."""
+
+        async def ignore(_: Exception) -> None:
+            pass
+
+        return await connect([url], name=f"roomcast-look-{self.id}", on_error=ignore)
 
     async def _connect(self) -> MendedClient:
         async def on_error(error: Exception) -> None:
@@ -233,7 +244,7 @@ class Edge:
             return f"the KV bucket takes no writes for {now - self._lease.renewed_at:.0f} s"
         return ""
 
-    async def _verify(self, away: float) -> None:
+    async def _verify(self, away: float, has_leader: bool) -> None:
         """After a cut: is this edge still in the log, and are its sockets still its own?"""
         assert self.listener is not None, "the link breaks only after the start"
         if away > MOVE_TTL - 60:
@@ -241,10 +252,12 @@ class Edge:
             for socket in list(self._membership.index.sockets.values()):
                 socket.end(CloseCode.LOST_PLACE, "the edge was cut off for too long; come back")
             return
+        if not has_leader:
+            return  # nobody can have taken anything since the connection broke
         try:
             await self._lease.renew()
         except (KvUnavailable, WrongRevision):
-            return  # no leader: nobody can have taken anything since the connection broke
+            return
         if self._lease.lost:
             self._lease.lost = False
             await self._claim_all()
