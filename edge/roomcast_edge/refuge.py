@@ -29,7 +29,7 @@ LEASE_PATIENCE = 10.0
 HERE_SECONDS = 0.6
 """Seconds that a renewal may take here before the node is doubted."""
 THERE_SECONDS = 1.0
-PAUSE_SECONDS = 2.0
+PAUSE_SECONDS = 1.0
 """Seconds between two looks."""
 
 Dial = Callable[[str], Awaitable[MendedClient]]

@@ -189,12 +189,13 @@ async def test_nothing_acknowledged_is_lost_while_nodes_are_partitioned(prefix, 
                         ),
                         lambda: asyncio.run_coroutine_threadsafe(network.heal(), loop).result(),
                         # Where the leader is cut off, nobody can tell which side is the cluster before another leads.
-                        casts_within=CASTS_WITHIN if with_clients or node is not leader else 12.0,
+                        casts_within=CASTS_WITHIN if with_clients or node is not leader else 15.0,
                     )
             assert all(client.close_code is None for _, client in clients), "no client has noticed"
             await load.check()
             print(f"{len(load.lost())} of {len(load.sent)} casts lost, {len(load.failures)} changes failed")
             await asyncio.gather(*[client.close() for _, client in clients])
+        await asyncio.gather(*[edge.stop() for edge in edges])
 
 
 async def test_an_edge_without_neighbours_leaves_a_node_that_is_cut_off_and_a_service_there_is_told(prefix, start_edge):
@@ -226,6 +227,7 @@ async def test_an_edge_without_neighbours_leaves_a_node_that_is_cut_off_and_a_se
             await until(lambda: hears_from(alone, client), 10, "the service has its clients again")
             assert edge.log.count(LEFT) == 1, "it stays where it went"
         await client.close()
+        await edge.stop()
 
 
 async def hears_from(bus: Bus, client: Client) -> bool:

@@ -149,7 +149,6 @@ async def test_a_stalled_edge_is_named_until_its_lease_is_gone(nats, prefix, sta
 
         await until(out, OUT_WITHIN - (time.monotonic() - began), "the stalled edge's lease runs out")
         assert await is_exact(bus, [here]), "at once"
-        assert "cut off from the others" not in live.log, "nobody goes elsewhere for a neighbour's stall"
         print(f"out of edge.*, and answers are exact, after {time.monotonic() - began:.1f} s")
         stalled.signal(signal.SIGCONT)
         await until(lambda: _answers(bus, "room", 2), 15, "the edge is back, and has its lease again")
