@@ -206,7 +206,9 @@ class World:
         async def keeps() -> bool:
             for _ in range(OUTBOX_LIMIT // LARGE // 4):
                 await self._large_cast(peer)
-            await self.bus.flush()
+            assert await self.bus.get(peer.id) is not None, (
+                "answered behind the casts: the edge has them, and the socket"
+            )
             return await edge.metric("roomcast_outbox_bytes") > 0
 
         await until(keeps, 20, "the edge keeps what its client does not take")
