@@ -27,6 +27,7 @@ from roomcast.handlers import (
 )
 from roomcast.lifecycle import Lifecycle
 from roomcast.membership import ChangeResult, EdgeResult, MoveResult, Socket
+from roomcast.sync import SyncBus
 
 __all__ = [
     "BadRequest",
@@ -52,6 +53,7 @@ __all__ = [
     "ServiceFault",
     "Socket",
     "SocketNotFound",
+    "SyncBus",
     "TooLarge",
     "TooMany",
     "Unauthorized",

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final
 
-from roomcast.membership import parse_socket, room_list, socket_id
-from roomcast.names import DEFAULT_EVENT, check_event
+from roomcast.membership import parse_socket, request_headers, room_list, socket_id
+from roomcast.names import DEFAULT_EVENT, check_event, is_socket_id
 
 
 class Missing(Enum):
@@ -66,10 +66,22 @@ def read_cast(
     return Cast(check_event(DEFAULT_EVENT if event is None else event), data, excepted)
 
 
+SOCKET_ID_HEADER = "X-Socket-Id"
+"""The header in which a page's HTTP request names the page's own socket."""
+
+
 def omitted_id(omit: Any) -> str | None:
-    """The id of the socket to leave out; None for None and for a request that came over no socket."""
+    """The id of the socket to leave out; None for None and for a request that came over no socket and names none.
+
+    An HTTP request names its socket in the header ``X-Socket-Id``. Whatever is no socket's id there omits nobody: a
+    room's name in it would keep the cast from the whole room.
+    """
     if omit is None:
         return None
-    if not isinstance(omit, str) and parse_socket(omit) is None and getattr(omit, "socket", MISSING) is None:
-        return None
-    return socket_id(omit)
+    if isinstance(omit, str) or parse_socket(omit) is not None:
+        return socket_id(omit)
+    headers = request_headers(omit)
+    if headers is not None:
+        named = headers.get(SOCKET_ID_HEADER)
+        return named if isinstance(named, str) and is_socket_id(named) else None
+    return None if getattr(omit, "socket", MISSING) is None else socket_id(omit)

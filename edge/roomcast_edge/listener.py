@@ -113,6 +113,11 @@ class Listener:
         assert self._server is not None, "started"
         return int(self._server.sockets[0].getsockname()[1])
 
+    @property
+    def connections(self) -> int:
+        """TCP connections of clients."""
+        return len(self._connections)
+
     async def stop(self, code: CloseCode, reason: str) -> None:
         """Accept nobody any more, close everybody, and wait until they are gone."""
         if self._server is not None:
@@ -207,6 +212,7 @@ class Listener:
         self.spawn(self._open(connection, handshake))
 
     async def _open(self, connection: Connection, handshake: Handshake) -> None:
+        began = time.perf_counter()
         try:
             grant = await self._auth.admit(handshake)
             opened = await self._sessions.open(handshake.session, grant, connection.make_socket, connection.is_open)
@@ -228,6 +234,7 @@ class Listener:
         connection.greet(opened, grant.expires)
         if not opened.resumed:
             self._on_opened(opened.socket)
+        self.metrics.open.observe(time.perf_counter() - began)
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Run beside; a failure is logged, and hurts nobody else."""

@@ -26,6 +26,7 @@ from roomcast_edge.dialects.json import JsonDialect
 from roomcast_edge.dialects.socketio import SocketIoDialect
 from roomcast_edge.dialects.socketio2 import SocketIo2Dialect
 from roomcast_edge.emits import Emits
+from roomcast_edge.gauges import Gauges
 from roomcast_edge.heartbeat import Heartbeat
 from roomcast_edge.index import Index
 from roomcast_edge.interest import Interest
@@ -67,6 +68,7 @@ class Edge:
         self.id = new_edge_id()
         self.settings = settings
         self.metrics = Metrics()
+        self.metrics.identity = {"edge": self.id, "prefix": settings.prefix}
         self.health = Health()
         self.admin = AdminServer(settings.admin, self.metrics, self.health)
         self._draining = False
@@ -86,7 +88,7 @@ class Edge:
         self._client = client = await self._connect()
         self._requests = requests = Requests(client)
         requests.start()
-        self._bucket = bucket = Bucket(client, requests, settings.prefix)
+        self._bucket = bucket = Bucket(client, requests, settings.prefix, failures=metrics.kv_failures)
         index: Index[EdgeSocket] = Index()
         fanout = FanOut(metrics)
         casts = Casts(settings.prefix, index, fanout, metrics, self._sampled.warning, settings.cast_limit)
@@ -135,8 +137,12 @@ class Edge:
         heartbeat.start()
         await service.start()
         link.gate.set()
-        self._gauges(index, interest, dialects)
         follower, keeper = membership.follower, membership.keeper
+        gauges = Gauges(
+            *(dialects, index, interest, listener, keeper, requests, lease, link, self.health),
+            draining=lambda: self._draining,
+        )
+        metrics.gauges(gauges)
         works = (follower.run(), keeper.run(), lease.run(), heartbeat.run(), listener.watch(), self._pulse())
         for work in (*works, tellers.run(), janitor.run()):
             self._run(work)
@@ -264,31 +270,6 @@ class Edge:
         for start in range(0, len(sockets), VERIFY_UNDER_WAY):
             saves = [self._membership.keeper.save(socket) for socket in sockets[start : start + VERIFY_UNDER_WAY]]
             await asyncio.gather(*saves, return_exceptions=True)
-
-    def _gauges(self, index: Index[EdgeSocket], interest: Interest, dialects: list[Dialect]) -> None:
-        metrics = self.metrics
-
-        def by_dialect() -> dict[str, int]:
-            counts = dict.fromkeys((dialect.name for dialect in dialects), 0)
-            for socket in list(index.sockets.values()):
-                counts[socket.dialect.name] += 1
-            return counts
-
-        metrics.sockets_by_dialect = by_dialect
-        metrics.gauge("rooms", "Rooms that have a member here.", lambda: len(index.rooms))
-        metrics.gauge("subscriptions", "Rooms that this edge hears from NATS.", lambda: len(interest))
-        metrics.gauge(
-            "nats_connected", "1 while the connection to NATS stands.", lambda: float(self._client.is_connected)
-        )
-        metrics.gauge(
-            "outbox_bytes",
-            "Bytes that wait for slow sockets.",
-            lambda: sum(socket.pending_bytes() for socket in list(index.sockets.values()) if socket.blocked),
-        )
-        metrics.gauge("records_lagging", "Records that lag behind moves.", lambda: self._membership.keeper.lagging)
-        metrics.gauge(
-            "requests_under_way", "Requests to NATS that wait for an answer.", lambda: self._requests.under_way
-        )
 
 
 def _is_loopback(host: str) -> bool:
