@@ -185,6 +185,7 @@ async def test_each_piece_of_python_serves(nats, prefix, start_edge, monkeypatch
         names: dict[str, Any] = {"bus": bus, "orders": Orders(), "sessions": Sessions()}
         for piece in PIECES:
             await run(piece, names)
+        names["realtime"].close()
         async with bus.serving():
             client, other = [
                 await Client.open(edge.url, headers={"Cookie": f"sails.sid={user}"}) for user in ("a", "b")
