@@ -28,6 +28,8 @@ class Lease:
         self._revision = 0
         self.renewed_at = 0.0
         """When (``time.monotonic``) the lease was last known to stand."""
+        self.failing_since = 0.0
+        """When (``time.monotonic``) a renewal first failed since one succeeded; 0: the last one succeeded."""
         self.lost = False
         """Whether it had expired when it was renewed: others may have taken sockets of this edge without a word."""
 
@@ -39,7 +41,7 @@ class Lease:
             entry = await self._bucket.get(self._key)
             self.lost = self.lost or entry is None or entry.value is None
             self._revision = await self._bucket.put(self._key, self._value, expect=None, ttl=LEASE_TTL)
-        self.renewed_at = time.monotonic()
+        self.renewed_at, self.failing_since = time.monotonic(), 0.0
 
     async def run(self) -> None:
         """Renew for ever."""
@@ -47,6 +49,7 @@ class Lease:
             try:
                 await self.renew()
             except (KvUnavailable, WrongRevision) as error:
+                self.failing_since = self.failing_since or time.monotonic()
                 log.debug("the lease is not renewed: %s", error)
                 await asyncio.sleep(0.5)
             else:

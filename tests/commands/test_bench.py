@@ -22,17 +22,6 @@ SCENARIOS = {
     *("memory", "limit", "fanout-1", "fanout-10", "fanout-50", "slow", "small-rooms"),
     *("connect", "requests", "moves"),
 }
-    "memory",
-    "limit",
-    "fanout-1",
-    "fanout-10",
-    "fanout-50",
-    "slow",
-    "small-rooms",
-    "connect",
-    "requests",
-    "moves",
-}
 
 
 def value(report: dict[str, Any], scenario: str, figure: str) -> float:
