@@ -3,6 +3,7 @@
 from roomcast._version import __version__
 from roomcast.bus import Bus
 from roomcast.errors import (
+    BusRefused,
     BusTimeout,
     BusUnavailable,
     ConnectionLost,
@@ -32,6 +33,7 @@ from roomcast.sync import SyncBus
 __all__ = [
     "BadRequest",
     "Bus",
+    "BusRefused",
     "BusTimeout",
     "BusUnavailable",
     "ChangeResult",

@@ -74,7 +74,7 @@ class Gauges:
                 "Since the event loop last turned; above 1 it is stuck now.",
                 now - self.health.pulse,
             ),
-            ("ready", "1 while /readyz says that new clients may come.", not self.health.not_ready()),
+            ("ready", "1 while /readyz says that new clients may come.", self.health.ready()[0]),
             ("draining", "1 from the signal to stop until the end.", self.draining()),
         ):
             yield GaugeMetricFamily(f"roomcast_{name}", text, float(value))

@@ -41,6 +41,7 @@ from roomcast_edge.session_state import Event
 from roomcast_edge.sessions import Sessions
 from roomcast_edge.settings import Settings, text_pattern
 from roomcast_edge.socket import EdgeSocket
+from roomcast_edge.tls import Certificate
 
 log = logging.getLogger("roomcast.edge")
 
@@ -96,6 +97,8 @@ class Listener:
         self._connections: set[Connection] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
+        self.accepts = True
+        self.certificate = Certificate(settings.tls_cert, settings.tls_key) if settings.tls_cert else None
         self._freezer = Freezer()
         self._pace = Pace(settings.connect_rate, time.monotonic())
         self._page = Path(settings.page).read_bytes() if settings.page else b""
@@ -105,7 +108,14 @@ class Listener:
         self._freezer.start()
         host, port = self.settings.listen
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(lambda: Connection(self), host, port, backlog=BACKLOG)
+        secure: dict[str, Any] = {}
+        if self.certificate is not None:
+            secure = {
+                "ssl": self.certificate.context,
+                "ssl_handshake_timeout": self.settings.handshake_timeout,
+                "ssl_shutdown_timeout": self.settings.close_timeout,
+            }
+        self._server = await loop.create_server(lambda: Connection(self), host, port, backlog=BACKLOG, **secure)
 
     @property
     def port(self) -> int:
@@ -118,15 +128,21 @@ class Listener:
         """TCP connections of clients."""
         return len(self._connections)
 
-    async def stop(self, code: CloseCode, reason: str) -> None:
-        """Accept nobody any more, close everybody, and wait until they are gone."""
+    def refuse(self) -> None:
+        """Accept nobody any more."""
+        self.accepts = False
         if self._server is not None:
             self._server.close()
+
+    def open_connections(self) -> list[Connection]:
+        """The connections that have a socket and are not being closed."""
+        return [each for each in self._connections if each.socket is not None and each.closing is None]
+
+    async def emptied(self) -> None:
+        """Abort whoever has no socket yet, and wait, within the close timeout, until everybody is gone."""
         for connection in list(self._connections):
             if connection.socket is None:
                 connection.abort()
-            else:
-                connection.end(code, reason)
         deadline = asyncio.get_running_loop().time() + self.settings.close_timeout + 1
         while self._connections and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110 - of each, not one
             await asyncio.sleep(0.02)
@@ -149,7 +165,7 @@ class Listener:
 
     async def watch(self) -> None:
         """For ever: ping who is silent, end who stays so."""
-        interval = max(0.05, min(1.0, self.settings.ping_interval / 4, self.settings.ping_timeout / 4))
+        interval = max(0.05, min(2.5, self.settings.ping_interval / 4, self.settings.ping_timeout / 4))
         while True:
             await asyncio.sleep(interval)
             connections = list(self._connections)
@@ -178,7 +194,9 @@ class Listener:
             status = HTTPStatus(refused.status)
             return Answer(Response(status, status.phrase, headers, refused.body), "transport")
         if not self._ready():
-            return _later(ws, HTTPStatus.SERVICE_UNAVAILABLE, "This edge has no NATS now; come back.\n", "unavailable")
+            return _later(
+                ws, HTTPStatus.SERVICE_UNAVAILABLE, "This edge takes no clients now; come back.\n", "unavailable"
+            )
         if not self._pace.allows(time.monotonic()):
             return _later(ws, HTTPStatus.SERVICE_UNAVAILABLE, "Too many clients connect at once; come back.\n", "shed")
         address = client_address(connection.peer, request.headers, self.settings.proxies)
