@@ -73,15 +73,16 @@ SOCKET_ID_HEADER = "X-Socket-Id"
 def omitted_id(omit: Any) -> str | None:
     """The id of the socket to leave out; None for None and for a request that came over no socket and names none.
 
-    An HTTP request names its socket in the header ``X-Socket-Id``. Whatever is no socket's id there omits nobody: a
-    room's name in it would keep the cast from the whole room.
+    An HTTP request names its socket in the header ``X-Socket-Id``. What has not the form of a socket's id omits nobody,
+    as an id that nobody has: a header may be forged, and a room's name in it must not keep the cast from that room.
     """
     if omit is None:
         return None
-    if isinstance(omit, str) or parse_socket(omit) is not None:
-        return socket_id(omit)
     headers = request_headers(omit)
-    if headers is not None:
-        named = headers.get(SOCKET_ID_HEADER)
-        return named if isinstance(named, str) and is_socket_id(named) else None
-    return None if getattr(omit, "socket", MISSING) is None else socket_id(omit)
+    if parse_socket(omit) is None and headers is not None:
+        omit = headers.get(SOCKET_ID_HEADER) or ""
+        return omit if is_socket_id(omit) else None
+    if not isinstance(omit, str) and parse_socket(omit) is None and getattr(omit, "socket", MISSING) is None:
+        return None
+    named = socket_id(omit)
+    return named if is_socket_id(named) else None

@@ -137,6 +137,17 @@ class MendedClient(Client):
         writer = getattr(self._transport, "_io_writer", None)
         return writer.transport if writer is not None else None
 
+    # -- which server ------------------------------------------------------------------------------------------------
+
+    def other_servers(self) -> list[str]:
+        """The URLs of all known servers but the one that this client is connected to."""
+        return [server.uri.geturl() for server in self._server_pool if server is not self._current_server]
+
+    async def move_to(self, url: str) -> None:
+        """Leave this server for another one of those that are known, as if the connection had broken."""
+        self._server_pool.sort(key=lambda server: server.uri.geturl() != url)
+        await self._process_op_err(errors.StaleConnectionError())
+
     # -- mends -------------------------------------------------------------------------------------------------------
 
     async def report(self, error: Exception) -> None:

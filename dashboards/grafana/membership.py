@@ -7,7 +7,9 @@ from typing import Any
 from panels import Figure, Panel, choice, edge_choices, make, quantiles, rate, ratio, total
 
 EDGE = "{{instance}}"
-NODE = "{{server_id}}"
+BY_NODE = "instance, server_id"
+"""An exporter beside each node may call its node what the others call theirs; then its own address tells them apart."""
+NODE = "{{instance}} {{server_id}}"
 NODES = 'job=~"$nats",server_id=~"$node"'
 STREAMS = f'{NODES},stream_name=~"$stream"'
 
@@ -236,7 +238,7 @@ ROWS = {
             "Connections",
             "Clients of each node: edges, services, and the nodes' own tools.",
             "short",
-            {NODE: total("gnatsd_varz_connections", "server_id", NODES)},
+            {NODE: total("gnatsd_varz_connections", BY_NODE, NODES)},
             width=8,
         ),
         Panel(
@@ -244,8 +246,8 @@ ROWS = {
             "Messages into and out of each node, routes between nodes among them.",
             "cps",
             {
-                "{{server_id}} in": rate("gnatsd_varz_in_msgs", "server_id", NODES),
-                "{{server_id}} out": rate("gnatsd_varz_out_msgs", "server_id", NODES),
+                f"{NODE} in": rate("gnatsd_varz_in_msgs", BY_NODE, NODES),
+                f"{NODE} out": rate("gnatsd_varz_out_msgs", BY_NODE, NODES),
             },
             width=8,
         ),
@@ -254,8 +256,8 @@ ROWS = {
             "Bytes of messages into and out of each node.",
             "Bps",
             {
-                "{{server_id}} in": rate("gnatsd_varz_in_bytes", "server_id", NODES),
-                "{{server_id}} out": rate("gnatsd_varz_out_bytes", "server_id", NODES),
+                f"{NODE} in": rate("gnatsd_varz_in_bytes", BY_NODE, NODES),
+                f"{NODE} out": rate("gnatsd_varz_out_bytes", BY_NODE, NODES),
             },
             width=8,
         ),
@@ -263,7 +265,7 @@ ROWS = {
             "Subscriptions",
             "Subscriptions that each node knows: some for each edge, and one for each room at each edge.",
             "short",
-            {NODE: total("gnatsd_varz_subscriptions", "server_id", NODES)},
+            {NODE: total("gnatsd_varz_subscriptions", BY_NODE, NODES)},
             width=8,
         ),
         Panel(
@@ -278,21 +280,21 @@ ROWS = {
             "Routes",
             "Connections of a node to other nodes. It falls when one is away.",
             "short",
-            {NODE: total("gnatsd_varz_routes", "server_id", NODES)},
+            {NODE: total("gnatsd_varz_routes", BY_NODE, NODES)},
             width=8,
         ),
         Panel(
             "Memory",
             "What each node holds in memory.",
             "bytes",
-            {NODE: total("gnatsd_varz_mem", "server_id", NODES)},
+            {NODE: total("gnatsd_varz_mem", BY_NODE, NODES)},
             width=12,
         ),
         Panel(
             "CPU",
             "Share of one core that each node uses, as it says itself.",
             "percent",
-            {NODE: total("gnatsd_varz_cpu", "server_id", NODES)},
+            {NODE: total("gnatsd_varz_cpu", BY_NODE, NODES)},
             width=12,
         ),
     ],
@@ -302,8 +304,8 @@ ROWS = {
             "Records, moves and leases, at each replica. Moves live for about two hours.",
             "short",
             {
-                "{{server_id}} {{stream_name}}": total(
-                    "jetstream_stream_total_messages", "server_id, stream_name", STREAMS
+                f"{NODE} {{{{stream_name}}}}": total(
+                    "jetstream_stream_total_messages", f"{BY_NODE}, stream_name", STREAMS
                 )
             },
             width=8,
@@ -312,14 +314,14 @@ ROWS = {
             "Writes to the bucket",
             "How fast the stream's sequence grows, at each replica.",
             "wps",
-            {"{{server_id}} {{stream_name}}": rate("jetstream_stream_last_seq", "server_id, stream_name", STREAMS)},
+            {f"{NODE} {{{{stream_name}}}}": rate("jetstream_stream_last_seq", f"{BY_NODE}, stream_name", STREAMS)},
             width=8,
         ),
         Panel(
             "Bytes in the bucket",
             "What each replica stores.",
             "bytes",
-            {"{{server_id}} {{stream_name}}": total("jetstream_stream_total_bytes", "server_id, stream_name", STREAMS)},
+            {f"{NODE} {{{{stream_name}}}}": total("jetstream_stream_total_bytes", f"{BY_NODE}, stream_name", STREAMS)},
             width=8,
         ),
         Panel(
@@ -328,8 +330,8 @@ ROWS = {
             "percentunit",
             {
                 NODE: ratio(
-                    total("jetstream_server_total_message_bytes", "server_id", NODES),
-                    total("jetstream_server_max_storage", "server_id", NODES),
+                    total("jetstream_server_total_message_bytes", BY_NODE, NODES),
+                    total("jetstream_server_max_storage", BY_NODE, NODES),
                 )
             },
             width=12,
@@ -338,7 +340,7 @@ ROWS = {
             "Streams",
             "Streams on each node.",
             "short",
-            {NODE: total("jetstream_server_total_streams", "server_id", NODES)},
+            {NODE: total("jetstream_server_total_streams", BY_NODE, NODES)},
             width=12,
         ),
     ],

@@ -18,6 +18,7 @@ from click.core import ParameterSource
 
 from roomcast.access import MASK, masked
 from roomcast.errors import BusRefused
+from roomcast.open_files import raise_file_limit
 from roomcast_edge.environment import check_environment, variable
 from roomcast_edge.logs import configure
 from roomcast_edge.server import Edge
@@ -77,6 +78,7 @@ def edge(**values: Any) -> None:
     """
     settings = _settings(values)
     configure(settings.log_level, settings.log_format)
+    raise_file_limit()
     sys.exit(uvloop.run(_main(settings)))
 
 

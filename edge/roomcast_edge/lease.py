@@ -33,14 +33,15 @@ class Lease:
         self.lost = False
         """Whether it had expired when it was renewed: others may have taken sockets of this edge without a word."""
 
-    async def renew(self) -> None:
-        """Write the lease. ``KvUnavailable``."""
+    async def renew(self, bucket: Bucket | None = None) -> None:
+        """Write the lease, perhaps over another connection. ``KvUnavailable``."""
+        bucket = bucket or self._bucket
         try:
-            self._revision = await self._bucket.put(self._key, self._value, expect=self._revision, ttl=LEASE_TTL)
+            self._revision = await bucket.put(self._key, self._value, expect=self._revision, ttl=LEASE_TTL)
         except WrongRevision:
-            entry = await self._bucket.get(self._key)
+            entry = await bucket.get(self._key)
             self.lost = self.lost or entry is None or entry.value is None
-            self._revision = await self._bucket.put(self._key, self._value, expect=None, ttl=LEASE_TTL)
+            self._revision = await bucket.put(self._key, self._value, expect=None, ttl=LEASE_TTL)
         self.renewed_at, self.failing_since = time.monotonic(), 0.0
 
     async def run(self) -> None:

@@ -165,7 +165,7 @@ class Listener:
 
     async def watch(self) -> None:
         """For ever: ping who is silent, end who stays so."""
-        interval = max(0.05, min(1.0, self.settings.ping_interval / 4, self.settings.ping_timeout / 4))
+        interval = max(0.05, min(2.5, self.settings.ping_interval / 4, self.settings.ping_timeout / 4))
         while True:
             await asyncio.sleep(interval)
             connections = list(self._connections)

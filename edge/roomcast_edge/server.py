@@ -43,6 +43,7 @@ from roomcast_edge.membership import Membership
 from roomcast_edge.metrics import Metrics
 from roomcast_edge.outbox import FanOut
 from roomcast_edge.records import new_edge_id
+from roomcast_edge.refuge import Refuge
 from roomcast_edge.renewal import Renewal
 from roomcast_edge.service import Service
 from roomcast_edge.sessions import Sessions
@@ -53,6 +54,8 @@ from roomcast_edge.workshop import Workshop
 log = logging.getLogger("roomcast.edge")
 
 LAG_SECONDS = 0.25
+EDGE_INBOX = "_INBOX.edge"
+"""Where edges hear answers: NATS's permissions can keep others from listening there."""
 VERIFY_UNDER_WAY = 200
 
 
@@ -148,7 +151,8 @@ class Edge:
             draining=lambda: self._draining,
         )
         metrics.gauges(gauges)
-        works = (follower.run(), keeper.run(), lease.run(), heartbeat.run(), listener.watch())
+        refuge = Refuge(client, bucket, lease, heartbeat.neighbours, settings.prefix, self._dial)
+        works = (follower.run(), keeper.run(), lease.run(), heartbeat.run(), refuge.run(), listener.watch())
         for work in (*works, tellers.run(), janitor.run()):
             self._run(work)
         if listener.certificate is not None:
@@ -202,6 +206,20 @@ class Edge:
 
     # -- starting ----------------------------------------------------------------------------------------------------
 
+    async def _dial(self, url: str) -> MendedClient:
+        """A connection to one NATS node, for a look."""
+
+        async def ignore(_: Exception) -> None:
+            pass
+
+        return await connect(
+            [url],
+            name=f"roomcast-look-{self.id}",
+            on_error=ignore,
+            inbox_prefix=EDGE_INBOX,
+            **self.settings.access.options(),
+        )
+
     async def _connect(self) -> MendedClient:
         async def on_error(error: Exception) -> None:
             self._waits_for = str(error) or type(error).__name__
@@ -223,6 +241,7 @@ class Edge:
             on_reconnect=on_reconnect,
             retry=True,
             dont_randomize=True,
+            inbox_prefix=EDGE_INBOX,
             **self.settings.access.options(),
         )
 
@@ -275,7 +294,7 @@ class Edge:
             Dependency("draining", "yes" if self._draining else "no", not self._draining),
         ]
 
-    async def _verify(self, away: float) -> None:
+    async def _verify(self, away: float, has_leader: bool) -> None:
         """After a cut: is this edge still in the log, and are its sockets still its own?"""
         assert self.listener is not None, "the link breaks only after the start"
         if away > MOVE_TTL - 60:
@@ -283,10 +302,12 @@ class Edge:
             for socket in list(self._membership.index.sockets.values()):
                 socket.end(CloseCode.LOST_PLACE, "the edge was cut off for too long; come back")
             return
+        if not has_leader:
+            return  # nobody can have taken anything since the connection broke
         try:
             await self._lease.renew()
         except (KvUnavailable, WrongRevision):
-            return  # no leader: nobody can have taken anything since the connection broke
+            return
         if self._lease.lost:
             self._lease.lost = False
             await self._claim_all()

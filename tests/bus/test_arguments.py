@@ -124,6 +124,8 @@ def test_an_http_request_names_the_socket_to_omit_by_its_header() -> None:
 )
 def test_a_forged_header_keeps_a_cast_from_no_room(named: str) -> None:
     assert omitted_id(HttpRequest(x_socket_id=named)) is None
+    if 0 < len(named.encode(errors="replace")) < 256 and named != "\ud800":
+        assert omitted_id(named) is None, "as a text that came from such a header"
 
 
 def test_a_header_is_good_for_nothing_but_omitting() -> None:

@@ -198,6 +198,9 @@ async def test_panels_and_rules_of_two_edges_under_load(fresh_nats, prefix, star
                 await asyncio.to_thread(nats.stop)
                 await fires(server, "RoomcastNatsDisconnected", f"127.0.0.1:{well.admin_port}")
                 assert ("RoomcastNoEdge", "") not in await server.firing(), "the other edge answers"
+                assert await well.metric('roomcast_kv_failures_total{operation="write"}') > 0, (
+                    "its lease is not renewed"
+                )
                 await asyncio.to_thread(nats.start)
 
 

@@ -46,6 +46,8 @@ async def test_every_metric_is_documented_and_nothing_else(nats, start_edge):
         suffix = {"counter": "_total", "info": "_info"}.get(family.type, "")
         exposed[family.name.removesuffix(suffix) + suffix] = family
     assert set(documented()) == set(exposed)
+    dialects = [sample.labels["dialect"] for sample in exposed["roomcast_sockets"].samples]
+    assert [each for each in dialects if f"`{each}`" not in documented()["roomcast_sockets"]] == []
     for name, family in exposed.items():
         if name.startswith("roomcast_"):
             assert name.endswith(UNITS) or name.removeprefix("roomcast_") in COUNTED, f"{name} has no unit"
