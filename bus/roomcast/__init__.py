@@ -3,10 +3,13 @@
 from roomcast._version import __version__
 from roomcast.bus import Bus
 from roomcast.errors import (
+    BusRefused,
     BusTimeout,
     BusUnavailable,
+    ConnectionLost,
     Incomplete,
     MoveIncomplete,
+    OutcomeUnknown,
     PermissionDenied,
     RemoteError,
     RoomcastError,
@@ -30,9 +33,11 @@ from roomcast.sync import SyncBus
 __all__ = [
     "BadRequest",
     "Bus",
+    "BusRefused",
     "BusTimeout",
     "BusUnavailable",
     "ChangeResult",
+    "ConnectionLost",
     "EdgeResult",
     "Forbidden",
     "Grant",
@@ -42,6 +47,7 @@ __all__ = [
     "MoveIncomplete",
     "MoveResult",
     "NotFound",
+    "OutcomeUnknown",
     "PermissionDenied",
     "RemoteError",
     "Request",

@@ -10,7 +10,7 @@ from nats import errors as nats_errors
 
 from roomcast.arguments import MISSING, read_cast
 from roomcast.envelope import MAX_CAST_BYTES, cast_headers, encode_data
-from roomcast.errors import BusTimeout, BusUnavailable
+from roomcast.errors import BusTimeout, BusUnavailable, ConnectionLost
 from roomcast.membership import room_list
 from roomcast.names import Subjects
 from roomcast.nats_client import MendedClient
@@ -132,4 +132,4 @@ class Casting:
             try:
                 await self.nats.drained()
             except nats_errors.Error as error:
-                raise BusUnavailable("NATS went away; whether the cast was delivered is unknown") from error
+                raise ConnectionLost("NATS went away; whether the cast was delivered is unknown") from error

@@ -20,12 +20,24 @@ class SocketNotFound(RoomcastError):
         self.socket_id = socket_id
 
 
+class OutcomeUnknown(RoomcastError):
+    """No answer came: whether the change was made is unknown. Asking for it again is safe."""
+
+
+class BusTimeout(OutcomeUnknown):
+    """No answer came in time."""
+
+
 class BusUnavailable(RoomcastError):
-    """NATS, or the part of it that the call needs, is away now. Nothing was done, or it says that nobody knows."""
+    """NATS, or the part of it that the call needs, is away now. Nothing was done, but for :class:`ConnectionLost`."""
 
 
-class BusTimeout(RoomcastError):
-    """No answer came in time. Whether the change was made is unknown; asking for it again is safe."""
+class BusRefused(BusUnavailable):
+    """NATS does not let this client in, or shows a certificate that is not trusted. Trying again changes nothing."""
+
+
+class ConnectionLost(BusUnavailable, OutcomeUnknown):
+    """The connection to NATS broke after the request was sent and before its answer came."""
 
 
 class PermissionDenied(RoomcastError):

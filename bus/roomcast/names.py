@@ -139,6 +139,7 @@ class Subjects:
         self.prefix = prefix
         self.blast_all = f"{prefix}.blast.*"
         self.moved = f"{prefix}.moved"
+        self.alive = f"{prefix}.alive"
         self.auth = f"{prefix}.auth"
         self.connects = f"{prefix}.event.connect"
         self.disconnects = f"{prefix}.event.disconnect"

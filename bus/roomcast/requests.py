@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from typing import TypeVar
 
 from nats import errors
 
-from roomcast.errors import BusTimeout, BusUnavailable, PermissionDenied
+from roomcast.errors import BusTimeout, BusUnavailable, ConnectionLost, PermissionDenied
 from roomcast.nats_client import LightSubscription, MendedClient
 
 
@@ -89,7 +88,7 @@ class Requests:
 
     def __init__(self, client: MendedClient) -> None:
         self._client = client
-        self.inbox = f"_INBOX.{secrets.token_hex(8)}"
+        self.inbox = client.new_inbox()
         self._prefix = len(self.inbox) + 1
         self._count = 0
         # Who waits for an answer, by the last token of its subject, and what was asked.
@@ -103,18 +102,18 @@ class Requests:
         self._sub = self._client.subscribe_light(f"{self.inbox}.*", self._on_reply)
 
     def stop(self) -> None:
-        """Stop listening; whoever still waits gets ``BusUnavailable``."""
+        """Stop listening; whoever still waits gets ``ConnectionLost``."""
         if self._sub is not None and not self._client.is_closed:  # closing forgets all subscriptions
             self._client.unsubscribe_light(self._sub)
         self._sub = None
-        self.fail("the connection to NATS was closed")
+        self.fail("the connection to NATS was closed before the answer; whether it was done is unknown")
 
     def fail(self, why: str) -> None:
         """Give up on all that is under way: the connection that would bring the answers is gone."""
         waiting, self._waiting = self._waiting, {}
         for future, _ in waiting.values():
             if not future.done():
-                future.set_exception(BusUnavailable(why))
+                future.set_exception(ConnectionLost(why))
 
     def _deny(self, denied: PermissionDenied) -> None:
         for future, subject in list(self._waiting.values()):
@@ -168,8 +167,8 @@ class Requests:
     def ask(self, subject: str, payload: bytes, timeout: float, headers: bytes = b"") -> asyncio.Future[Reply]:
         """The answer to a request, as a future.
 
-        It raises :class:`NoResponders`, ``BusTimeout`` (unknown whether it was done), ``BusUnavailable``,
-        or ``PermissionDenied`` as soon as NATS says so.
+        Raises ``BusUnavailable`` when it cannot be sent. The future raises :class:`NoResponders`, ``PermissionDenied``,
+        or ``BusTimeout`` or ``ConnectionLost`` when nobody knows whether it was done.
         """
         inbox, future = self.expect(timeout, subject)
         try:

@@ -10,10 +10,10 @@ import orjson
 from nats import errors as nats_errors
 
 from roomcast.envelope import error_body, error_headers
-from roomcast.errors import BusTimeout, BusUnavailable, RemoteError
+from roomcast.errors import BusUnavailable, OutcomeUnknown, PermissionDenied, RemoteError
 from roomcast.nats_client import MendedClient
 from roomcast_edge.keeper import Elsewhere
-from roomcast_edge.kv import KvRefused, KvUnavailable
+from roomcast_edge.kv import KvRefused, KvUnavailable, KvUnknown
 from roomcast_edge.records import UnknownVersion
 
 log = logging.getLogger("roomcast.edge")
@@ -57,12 +57,12 @@ def error_of(error: BaseException) -> tuple[str, str]:
         return error.code, str(error)
     if isinstance(error, KvRefused):
         return "too_large", str(error)
-    if isinstance(error, KvUnavailable | BusUnavailable | nats_errors.Error):
-        return ("timeout" if "unknown" in str(error) else "unavailable"), str(error) or "NATS is away"
+    if isinstance(error, KvUnknown | OutcomeUnknown | TimeoutError):
+        return "timeout", str(error) or "no answer in time; whether it was done is unknown"
+    if isinstance(error, KvUnavailable | BusUnavailable | PermissionDenied | nats_errors.Error):
+        return "unavailable", str(error) or "NATS is away"
     if isinstance(error, UnknownVersion):
         return "unavailable", str(error)  # an edge of that version can
-    if isinstance(error, TimeoutError | BusTimeout):
-        return "timeout", str(error) or "no answer in time; whether it was done is unknown"
     if isinstance(error, RemoteError):
         return error.code, error.message
     if isinstance(error, ValueError | TypeError):

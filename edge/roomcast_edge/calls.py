@@ -10,6 +10,7 @@ import orjson
 
 from roomcast.names import check_event
 from roomcast_edge.answers import Refused, timeout_of
+from roomcast_edge.closing import CloseCode
 from roomcast_edge.dialects import Refusal, Reply
 from roomcast_edge.outbox import FanOut
 from roomcast_edge.socket import EdgeSocket
@@ -66,7 +67,8 @@ class Calls:
         """A client's reply. One that comes too late is nobody's; :class:`Refusal` for one to what was never asked."""
         waiting = self._waiting.get(socket)
         if waiting is None or not isinstance(reply.id, int) or not 0 < reply.id <= waiting.asked:
-            raise Refusal("bad_request", "nothing was asked that this replies to", reply.id)
+            why = "nothing was asked that this replies to"
+            raise Refusal("bad_request", why, reply.reply_id, CloseCode.PROTOCOL_ERROR)
         tell, timer = waiting.tells.pop(reply.id, (None, None))
         if tell is None or timer is None:
             return

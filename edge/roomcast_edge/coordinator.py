@@ -7,19 +7,21 @@ import os
 import re
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
 
 from roomcast.envelope import parse_answer
-from roomcast.errors import BusTimeout, BusUnavailable, RemoteError
+from roomcast.errors import RoomcastError
 from roomcast.membership import Change
 from roomcast.names import Subjects, encode_room, is_socket_id
 from roomcast.nats_client import MendedClient
 from roomcast.requests import NoResponders, Requests
 from roomcast_edge.answers import Refused, timeout_of
 from roomcast_edge.keeper import MOVE_TTL
-from roomcast_edge.kv import Bucket, KvUnavailable, WrongRevision
+from roomcast_edge.kv import Bucket, KvUnavailable, KvUnknown, WrongRevision
+from roomcast_edge.neighbours import Neighbours
 from roomcast_edge.records import Move, Record
 from roomcast_edge.sessions import SILENT_TWICE
 from roomcast_edge.workshop import Workshop
@@ -32,8 +34,20 @@ REREADS = 20
 REREAD_PAUSE = 0.05
 
 
-Answers = dict[str, dict[str, Any] | None]
-_EMPTY_PAGE: dict[str, Any] = {"members": [], "more": False}
+@dataclass(slots=True)
+class Answers:
+    """What edges said, and who did not. An edge that is dead is in none of these."""
+
+    done: dict[str, dict[str, Any]] = field(default_factory=dict)
+    late: list[str] = field(default_factory=list)
+    """Those that did not answer in time."""
+    cut_off: list[str] = field(default_factory=list)
+    """Those that are stalled, and whose connection NATS has closed: they hear nothing before they have caught up."""
+
+    @property
+    def missing(self) -> list[str]:
+        """All that did not answer."""
+        return sorted(self.late + self.cut_off)
 
 
 class Coordinator:
@@ -47,6 +61,7 @@ class Coordinator:
         requests: Requests,
         bucket: Bucket,
         workshop: Workshop,
+        neighbours: Neighbours,
     ) -> None:
         self._edge = edge
         self._subjects = subjects
@@ -54,6 +69,7 @@ class Coordinator:
         self._requests = requests
         self._bucket = bucket
         self._workshop = workshop
+        self._neighbours = neighbours
 
     # -- one socket --------------------------------------------------------------------------------------------------
 
@@ -90,7 +106,10 @@ class Coordinator:
         entry = await self._bucket.get(f"socket.{name}")
         if entry is None or entry.value is None:
             raise Refused("not_found", f"no socket has the id {name!r}")
-        return Record.from_json(entry.value)
+        record = Record.from_json(entry.value)
+        if record.expired(time.time()):
+            raise Refused("not_found", f"no socket has the id {name!r}")
+        return record
 
     async def _ask_owner(self, owner: str, body: dict[str, Any], deadline: float) -> str:
         subject = self._subjects.edge(owner)
@@ -115,9 +134,9 @@ class Coordinator:
         changed = record.apply(name, change)
         if changed:
             move = Move(os.urandom(12).hex(), name, change)
-            result = await self._carry_out(move, "", deadline)
-            if result["missing"]:
-                raise Refused("timeout", "the change is made, but not confirmed by " + ", ".join(result["missing"]))
+            _, answers = await self._carry_out(move, "", deadline)
+            if answers.late:
+                raise Refused("timeout", "the change is made, but not confirmed by " + ", ".join(sorted(answers.late)))
         return {"changed": changed, "edge": ""}
 
     # -- all members of a room ---------------------------------------------------------------------------------------
@@ -138,9 +157,20 @@ class Coordinator:
         if confirm and (not isinstance(confirm, str) or not _INBOX(confirm)):
             raise Refused("bad_request", "confirm must be an inbox: _INBOX.…")
         deadline = time.monotonic() + timeout_of(body)
-        return await self._carry_out(Move(move_id, source, change), confirm, deadline)
+        sequence, answers = await self._carry_out(Move(move_id, source, change), confirm, deadline)
+        return {
+            "id": move_id,
+            "sequence": sequence,
+            "matched": sum(answer["matched"] for answer in answers.done.values()),
+            "changed": sum(answer["changed"] for answer in answers.done.values()),
+            "edges": {
+                edge: {"matched": row["matched"], "changed": row["changed"]} for edge, row in answers.done.items()
+            },
+            "missing": answers.missing,
+        }
 
-    async def _carry_out(self, move: Move, confirm: str, deadline: float) -> dict[str, Any]:
+    async def _carry_out(self, move: Move, confirm: str, deadline: float) -> tuple[int, Answers]:
+        """Put a move into the log; its place there, and what the live edges say of it."""
         sequence = await self._put(move, deadline)
         self._client.send(self._subjects.moved, b"%d" % sequence)
         # Read after the put's acknowledgement: an edge that starts later begins behind the move.
@@ -151,37 +181,38 @@ class Coordinator:
                 "timeout", f"the change is made and durable, but not confirmed by any edge: {error}"
             ) from None
         asked = orjson.dumps({"op": "moved", "sequence": sequence, "confirm": confirm})
-        answers = await self._ask_all(edges, asked, deadline)
-        done = {edge: answer for edge, answer in answers.items() if answer}
-        return {
-            "id": move.id,
-            "sequence": sequence,
-            "matched": sum(answer["matched"] for answer in done.values()),
-            "changed": sum(answer["changed"] for answer in done.values()),
-            "edges": {edge: {"matched": row["matched"], "changed": row["changed"]} for edge, row in done.items()},
-            "missing": sorted(edge for edge, answer in answers.items() if answer is None),
-        }
+        return sequence, await self._ask_all(edges, asked, deadline)
 
     async def _put(self, move: Move, deadline: float) -> int:
-        """Store a move once: a retry with the same id is the same move."""
-        key = f"move.{move.id}"
-        unsure = ""
+        """Store a move, and try again until ``deadline``; returns its place in the log."""
+        unsure: KvUnknown | None = None
         while True:
             try:
-                return await self._bucket.put(key, move.to_json(), expect=0, ttl=MOVE_TTL)
-            except WrongRevision:
-                entry = await self._bucket.get(key)
-                if entry is not None and entry.value is not None:
-                    if entry.value != move.to_json():
-                        raise Refused("conflict", f"another bulk change has the id {move.id!r}") from None
-                    return entry.revision
+                return await self._put_once(move)
             except KvUnavailable as error:
-                unsure = unsure or (str(error) if "unknown" in str(error) else "")
+                if isinstance(error, KvUnknown):
+                    unsure = error
                 if time.monotonic() + 0.3 > deadline:
-                    if unsure:  # an earlier attempt may have been stored
-                        raise Refused("timeout", unsure) from None
-                    raise
+                    raise unsure or error from None  # an earlier attempt may have been stored
                 await asyncio.sleep(0.2)
+
+    async def _put_once(self, move: Move) -> int:
+        """A retry with the same id is the same move, whichever edge of whichever version stored it first."""
+        key = f"move.{move.id}"
+        try:
+            return await self._bucket.put(key, move.to_json(), expect=0, ttl=MOVE_TTL)
+        except WrongRevision:
+            pass
+        try:
+            entry = await self._bucket.get(key)
+        except KvUnavailable as error:
+            raise KvUnknown(f"whether the change was made is unknown: {error}") from None
+        if entry is None or entry.value is None:
+            raise KvUnavailable(f"the log of moves does not take {move.id!r} now")
+        stored = Move.from_json(move.id, entry.value, entry.revision)
+        if (stored.source, stored.change) != (move.source, move.change):
+            raise Refused("conflict", f"another bulk change has the id {move.id!r}")
+        return entry.revision
 
     # -- everybody ---------------------------------------------------------------------------------------------------
 
@@ -192,8 +223,8 @@ class Coordinator:
         edges = await self._live_edges(deadline)
         answers = await self._ask_all(edges, orjson.dumps({"op": "count", "room": room}), deadline)
         return {
-            "count": sum(answer["count"] for answer in answers.values() if answer),
-            "missing": sorted(edge for edge, answer in answers.items() if answer is None),
+            "count": sum(answer["count"] for answer in answers.done.values()),
+            "missing": answers.missing,
         }
 
     async def members(self, body: Mapping[str, Any]) -> dict[str, Any]:
@@ -204,21 +235,19 @@ class Coordinator:
         room = _room(body)
         deadline = time.monotonic() + timeout_of(body)
         edges, after, missing = await self._cursor(body.get("cursor"), deadline)
-        answer: dict[str, Any] | None
         cursor: dict[str, Any] | None
         while edges:
             asked = orjson.dumps({"op": "members", "room": room, "after": after, "bytes": PAGE_BYTES})
             answers = await self._ask_all(edges[:1], asked, deadline)
-            answer = answers.get(edges[0], _EMPTY_PAGE)
-            if answer is None:
-                missing.append(edges[0])
-            elif answer["more"]:
-                cursor = {"edges": edges, "after": answer["members"][-1]["id"], "missing": missing}
-                return {"members": answer["members"], "cursor": cursor, "missing": missing}
+            missing += answers.missing
+            page = answers.done.get(edges[0])
+            if page and page["more"]:
+                cursor = {"edges": edges, "after": page["members"][-1]["id"], "missing": missing}
+                return {"members": page["members"], "cursor": cursor, "missing": missing}
             edges, after = edges[1:], ""
-            if answer and answer["members"]:
+            if page and page["members"]:
                 cursor = {"edges": edges, "after": "", "missing": missing} if edges else None
-                return {"members": answer["members"], "cursor": cursor, "missing": missing}
+                return {"members": page["members"], "cursor": cursor, "missing": missing}
         return {"members": [], "cursor": None, "missing": missing}
 
     async def _cursor(self, cursor: Any, deadline: float) -> tuple[list[str], str, list[str]]:
@@ -243,21 +272,24 @@ class Coordinator:
                 await asyncio.sleep(0.2)
 
     async def _ask_all(self, edges: list[str], asked: bytes, deadline: float) -> Answers:
-        """Each edge's answer, None where it did not answer in time; an edge that is dead is left out."""
-        answers: Answers = {}
+        """What each edge answers. One that is dead is left out: NATS says twice that nobody listens for it."""
+        answers = Answers()
 
         async def ask(edge: str) -> None:
             for attempt in range(2):
                 try:
                     left = max(0.05, deadline - time.monotonic())
                     reply = await self._requests.ask(self._subjects.edge(edge), asked, left)
-                    answers[edge] = parse_answer(reply.data)
+                    answers.done[edge] = parse_answer(reply.data)
                     return
                 except NoResponders:
+                    if self._neighbours.is_suspect(edge):
+                        answers.cut_off.append(edge)
+                        return
                     if attempt == 0:
                         await asyncio.sleep(SILENT_TWICE)
-                except (BusTimeout, BusUnavailable, RemoteError):
-                    answers[edge] = None
+                except RoomcastError:
+                    answers.late.append(edge)
                     return
 
         await asyncio.gather(*[ask(edge) for edge in edges])

@@ -12,14 +12,14 @@ import random
 import time
 from collections.abc import Callable
 
-from roomcast.errors import BusUnavailable
+from roomcast.errors import BusUnavailable, PermissionDenied
 from roomcast.membership import Change
 from roomcast.requests import NoResponders, Reply
 from roomcast_edge.closing import CloseCode
 from roomcast_edge.follower import Follower
-from roomcast_edge.kv import Bucket, KvRefused, KvUnavailable, WrongRevision
+from roomcast_edge.kv import Bucket, KvRefused, KvUnavailable, KvUnknown, WrongRevision
 from roomcast_edge.metrics import Metrics
-from roomcast_edge.records import Record, UnknownVersion
+from roomcast_edge.records import Away, Record, UnknownVersion
 from roomcast_edge.session_state import Event, Fate, overtaken
 from roomcast_edge.socket import EdgeSocket
 from roomcast_edge.turnstile import Turnstile
@@ -35,6 +35,8 @@ REWRITE_WITHIN = 60.0
 SAVE_PATIENCE = 4.0
 """Seconds that a change waits for a bucket that has no leader."""
 WRITES_UNDER_WAY = 500
+AWAY_MARGIN = 60.0
+"""Seconds that the record of a socket which has not come back is left for whoever tells of its end."""
 
 
 class Elsewhere(Exception):
@@ -59,6 +61,10 @@ class Keeper:
         self._metrics = metrics
         self._set_rooms = set_rooms
         self._resume_window = resume_window
+        self.on_gone: Callable[[EdgeSocket], None] = _nothing
+        """Called once a session's record is purged."""
+        self.on_away: Callable[[EdgeSocket, float], None] = _nothing
+        """Called once a record says that the socket is away, and until when it may come back (``time.time``)."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._writes = Turnstile(WRITES_UNDER_WAY)
         self._under_way = 0
@@ -148,7 +154,8 @@ class Keeper:
                 socket.revision = self._bucket.revision_of(key, future.result())
             except (Exception, asyncio.CancelledError) as error:
                 # The task finds out what is the matter; a put without an answer may have been stored.
-                self._spawn(socket, unknown=not isinstance(error, KvUnavailable | WrongRevision | NoResponders))
+                known = KvUnavailable | WrongRevision | NoResponders | PermissionDenied
+                self._spawn(socket, unknown=not isinstance(error, known))
                 return
             self._saved(socket, included, began)
             done, socket.save_waiters = socket.save_waiters[:waiters], socket.save_waiters[waiters:]
@@ -204,7 +211,7 @@ class Keeper:
                     self._saved(socket, included, began)
                     return
             except KvUnavailable as error:
-                unknown = unknown or "unknown" in str(error)
+                unknown = unknown or isinstance(error, KvUnknown)
                 patience = SAVE_PATIENCE if socket.fate is Fate.HERE else self._resume_window
                 if time.monotonic() > began + patience or isinstance(error, KvRefused):
                     if unknown:
@@ -229,12 +236,18 @@ class Keeper:
         if socket.fate is Fate.GONE:
             if socket.revision:
                 socket.revision = await self._bucket.purge(key, expect=socket.revision)
+                self.on_gone(socket)
             return
         here = socket.fate is Fate.HERE
         applied = self._follower.applied(socket) if here else socket.includes
         record = socket.record(self._edge if here else None, applied)
-        ttl = RECORD_TTL if here else self._resume_window
+        if here:
+            socket.revision = await self._bucket.put(key, record.to_json(), expect=socket.revision, ttl=RECORD_TTL)
+            return
+        record.away = Away(self._edge, time.time() + self._resume_window, socket.why)
+        ttl = self._resume_window + AWAY_MARGIN
         socket.revision = await self._bucket.put(key, record.to_json(), expect=socket.revision, ttl=ttl)
+        self.on_away(socket, record.away.until)
 
     async def _merge(self, socket: EdgeSocket) -> None:
         """Somebody wrote the record since: ourselves, unheard, or another edge, which then holds the socket."""
@@ -274,6 +287,10 @@ class Keeper:
             rooms.update(change.leave)
         if rooms != socket.rooms:
             self._set_rooms(socket, rooms)
+
+
+def _nothing(*_: object) -> None:
+    """Nobody wants to know."""
 
 
 def _tell(waiters: list[asyncio.Future[None]], error: Exception | None) -> None:

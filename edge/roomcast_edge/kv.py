@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import binascii
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +19,7 @@ from nats.js.api import DiscardPolicy, RetentionPolicy, StorageType, StreamConfi
 from nats.js.errors import APIError, NotFoundError
 
 from roomcast.envelope import header_value
-from roomcast.errors import BusTimeout, BusUnavailable
+from roomcast.errors import BusUnavailable, OutcomeUnknown, PermissionDenied
 from roomcast.nats_client import MendedClient
 from roomcast.requests import NoResponders, Reply, Requests
 from roomcast_edge.turnstile import Turnstile
@@ -36,6 +39,10 @@ class KvUnavailable(Exception):
     """The bucket cannot be read or written now. The text says why, as an operator needs it."""
 
 
+class KvUnknown(KvUnavailable):
+    """A write was sent and not answered: whether the bucket has it is unknown."""
+
+
 class KvRefused(KvUnavailable):
     """The bucket will never take this value: waiting does not help."""
 
@@ -52,7 +59,14 @@ class Entry:
 class Bucket:
     """The bucket named by the prefix."""
 
-    def __init__(self, client: MendedClient, requests: Requests, name: str, timeout: float = 2.0) -> None:
+    def __init__(
+        self,
+        client: MendedClient,
+        requests: Requests,
+        name: str,
+        timeout: float = 2.0,
+        failures: dict[str, int] | None = None,
+    ) -> None:
         self._client = client
         self._requests = requests
         self._timeout = timeout
@@ -60,6 +74,8 @@ class Bucket:
         self._subject = f"$KV.{name}."
         self._direct = f"$JS.API.DIRECT.GET.{self.stream}"
         self._reads = Turnstile(READS_UNDER_WAY)
+        # Requests that failed, by operation: write, read, log, state.
+        self._failures = Counter() if failures is None else failures
 
     async def ensure(self, replicas: int) -> None:
         """Make the bucket where it is missing; :class:`KvUnavailable` says what is wrong with it."""
@@ -105,11 +121,15 @@ class Bucket:
         """Store a value that lives ``ttl`` seconds; returns its revision.
 
         ``expect`` is the revision that the key must have (0: none; None: any), else :class:`WrongRevision`.
+        :class:`KvUnknown`: it may be stored, or be stored yet. :class:`KvUnavailable`: it is not.
         """
         return await self._store(key, value, _put_head(expect, ttl), timeout)
 
     def put_soon(self, key: str, value: bytes, *, expect: int, ttl: float) -> asyncio.Future[Reply]:
-        """As :meth:`put`, without a task: its result is for :meth:`revision_of`. ``BusUnavailable`` at once."""
+        """As :meth:`put`, without a task: its result is for :meth:`revision_of`. ``BusUnavailable`` at once.
+
+        The future raises what :meth:`Requests.ask` says.
+        """
         return self._requests.ask(self._subject + key, value, self._timeout, _put_head(expect, ttl))
 
     async def purge(self, key: str, *, expect: int) -> int:
@@ -121,7 +141,12 @@ class Bucket:
         return await self._store(key, b"", head, None)
 
     async def _store(self, key: str, value: bytes, head: bytes, timeout: float | None) -> int:
-        return self.revision_of(key, await self._ask(self._subject + key, value, timeout, head))
+        with self._counting("write"):
+            try:
+                reply = await self._ask(self._subject + key, value, timeout, head)
+            except OutcomeUnknown:
+                raise KvUnknown("the bucket did not answer a write; whether it was written is unknown") from None
+            return self.revision_of(key, reply)
 
     def revision_of(self, key: str, reply: Reply) -> int:
         """The revision in the acknowledgement of a write; :class:`WrongRevision`, :class:`KvUnavailable`."""
@@ -139,9 +164,13 @@ class Bucket:
 
     async def get(self, key: str) -> Entry | None:
         """The last entry of a key as the stream's leader knows it; None where there is none."""
+        with self._counting("read"):
+            return await self._get(key)
+
+    async def _get(self, key: str) -> Entry | None:
         body = orjson.dumps({"last_by_subj": self._subject + key})
         async with self._reads:
-            reply = await self._ask(f"$JS.API.STREAM.MSG.GET.{self.stream}", body, None)
+            reply = await self._read(f"$JS.API.STREAM.MSG.GET.{self.stream}", body)
         answer = _json(reply)
         if "error" in answer:
             if answer["error"].get("err_code") in _NOT_FOUND:
@@ -159,7 +188,7 @@ class Bucket:
         """
         body = orjson.dumps({"seq": sequence + 1, "next_by_subj": self._subject + pattern, "batch": batch})
         entries: list[Entry] = []
-        with self._requests.stream() as stream:
+        with self._counting("log"), self._requests.stream() as stream:
             self._send(self._direct, body, stream.subject)
             while True:
                 try:
@@ -178,12 +207,21 @@ class Bucket:
     async def state(self, pattern: str) -> tuple[int, list[str]]:
         """The stream's last sequence and the keys under a pattern, both from the stream's leader."""
         body = orjson.dumps({"subjects_filter": self._subject + pattern})
-        answer = _json(await self._ask(f"$JS.API.STREAM.INFO.{self.stream}", body, None))
-        if "error" in answer:
-            raise KvUnavailable(f"the bucket's state cannot be read: {answer['error'].get('description')}")
+        with self._counting("state"):
+            answer = _json(await self._read(f"$JS.API.STREAM.INFO.{self.stream}", body))
+            if "error" in answer:
+                raise KvUnavailable(f"the bucket's state cannot be read: {answer['error'].get('description')}")
         state = answer["state"]
         keys = [subject.removeprefix(self._subject) for subject in state.get("subjects") or {}]
         return int(state["last_seq"]), keys
+
+    @contextmanager
+    def _counting(self, operation: str) -> Iterator[None]:
+        try:
+            yield
+        except KvUnavailable:
+            self._failures[operation] += 1
+            raise
 
     def _entry(self, reply: Reply) -> Entry:
         headers = reply.headers
@@ -197,14 +235,20 @@ class Bucket:
         except Exception as error:
             raise KvUnavailable(f"NATS is away: {error or 'not connected'}") from error
 
+    async def _read(self, subject: str, payload: bytes) -> Reply:
+        try:
+            return await self._ask(subject, payload, None)
+        except OutcomeUnknown:
+            raise KvUnavailable("the bucket did not answer in time") from None
+
     async def _ask(self, subject: str, payload: bytes, timeout: float | None, headers: bytes = b"") -> Reply:
         try:
             return await self._requests.ask(subject, payload, timeout or self._timeout, headers)
         except NoResponders:
             raise KvUnavailable("the bucket's stream has no leader now, or is missing") from None
-        except BusTimeout:
-            raise KvUnavailable("the bucket did not answer in time; whether it was written is unknown") from None
-        except BusUnavailable as error:
+        except OutcomeUnknown:
+            raise
+        except (BusUnavailable, PermissionDenied) as error:
             raise KvUnavailable(str(error)) from None
         except ValueError as error:
             raise KvRefused(f"too large for NATS: {error}") from None

@@ -84,7 +84,9 @@ class Membership:
         self._finish(socket, event)
 
     def _finish(self, socket: EdgeSocket, event: Event) -> asyncio.Future[None] | None:
-        socket.fate = socket.fate.after(event)
+        fate = socket.fate.after(event)
+        if fate is not socket.fate:
+            socket.fate, socket.why = fate, event.value
         socket.includes = self.follower.head
         if event is Event.TAKEN:
             return None
@@ -136,7 +138,7 @@ class Membership:
         self._hear(delta)
         if change.disconnect is not None:
             self._metrics.changes["move_disconnect"] += 1
-            socket.fate = socket.fate.after(Event.KICKED)  # its client may be gone already
+            socket.fate, socket.why = socket.fate.after(Event.KICKED), Event.KICKED.value  # its client may be gone
             socket.end(CloseCode.KICKED, change.disconnect)
             return True
         if delta:

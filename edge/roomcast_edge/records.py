@@ -58,6 +58,23 @@ def split_session(session: str) -> tuple[str, str]:
     return f"{parts[0]}.{parts[1]}", parts[2]
 
 
+@dataclass(frozen=True, slots=True)
+class Away:
+    """Why nobody holds a socket: which edge held it last, until when (seconds since the epoch) it may come back."""
+
+    edge: str
+    until: float
+    why: str
+
+    @classmethod
+    def from_json(cls, body: Any) -> Away | None:
+        """What a record says; None where it says nothing that this version knows."""
+        try:
+            return cls(str(body["edge"]), float(body["until"]), str(body["why"]))
+        except (KeyError, TypeError, ValueError):
+            return None
+
+
 @dataclass(slots=True)
 class Record:
     """All that is needed to take a socket up again."""
@@ -74,8 +91,20 @@ class Record:
     connected_at: float = 0.0
     disconnect: str | None = None
     """A move or a change disconnected it while it was away: it must not come back."""
+    away: Away | None = None
     extra: dict[str, Any] = field(default_factory=dict)
     """Fields of a later minor version, kept as they are."""
+
+    @property
+    def holder(self) -> str:
+        """The edge that holds it, or held it last; empty: that is not known."""
+        if self.owner is not None:
+            return self.owner
+        return self.away.edge if self.away is not None else ""
+
+    def expired(self, now: float) -> bool:
+        """Whether its resume window is over at this time, in seconds since the epoch."""
+        return self.owner is None and self.away is not None and self.away.until < now
 
     def to_json(self) -> bytes:
         """The value in the bucket."""
@@ -95,13 +124,15 @@ class Record:
             body["client_rooms"] = self.client_rooms
         if self.connected_at:
             body["connected_at"] = self.connected_at
+        if self.owner is None and self.away is not None:
+            body["away"] = {"edge": self.away.edge, "until": self.away.until, "why": self.away.why}
         return orjson.dumps(body)
 
     @classmethod
     def from_json(cls, value: bytes) -> Record:
         """The record of a value; raises :class:`UnknownVersion`, or ``ValueError`` for what is no record."""
         body = _versioned(value, "record")
-        known = {"v", "owner", "rooms", "applied", "hash", "user", "data", "client_rooms", "connected_at"}
+        known = {"v", "owner", "rooms", "applied", "hash", "user", "data", "client_rooms", "connected_at", "away"}
         try:
             client_rooms = body.get("client_rooms")
             return cls(
@@ -113,6 +144,7 @@ class Record:
                 data=body.get("data"),
                 client_rooms=None if client_rooms is None else tuple(client_rooms),
                 connected_at=float(body.get("connected_at", 0.0)),
+                away=Away.from_json(body.get("away")),
                 extra={key: value for key, value in body.items() if key not in known},
             )
         except (KeyError, TypeError, ValueError) as error:

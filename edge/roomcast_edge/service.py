@@ -39,20 +39,24 @@ class Service:
         self._workshop = workshop
         self._coordinator = coordinator
         self._tasks: set[asyncio.Task[None]] = set()
+        self._own: list[LightSubscription] = []
         self._micro: MicroService | None = None
         self._operations: dict[str, Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]] = {
             "moved": self._moved,
             "count": lambda body: workshop.count(body["room"]),
             "members": lambda body: workshop.members(body["room"], body["after"], body["bytes"]),
+            "alive": self._alive,
             "release": lambda body: workshop.release(body["id"], bool(body.get("rival"))),
         }
 
     async def start(self) -> None:
         """Subscribe. The API is a NATS micro service, so that NATS's own tools list it."""
         client, subjects = self._client, self._subjects
-        client.subscribe_light(subjects.edge_sockets(self._edge), self._on_socket)
-        client.subscribe_light(subjects.edge(self._edge), self._on_edge)
-        client.subscribe_light(subjects.moved, self._on_moved)
+        self._own = [
+            client.subscribe_light(subjects.edge_sockets(self._edge), self._on_socket),
+            client.subscribe_light(subjects.edge(self._edge), self._on_edge),
+            client.subscribe_light(subjects.moved, self._on_moved),
+        ]
         config = ServiceConfig(
             name="roomcast",
             version=__version__,
@@ -80,6 +84,16 @@ class Service:
             await self._micro.stop()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=2.0)
+
+    async def leave(self) -> None:
+        """Hear nothing more; answer what NATS had already sent. From then on it says that nobody is here."""
+        own, self._own = self._own, []
+        for sub in own:
+            self._client.unsubscribe_light(sub)
+        await self._client.flush(1)
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=1.0)
+        await self._client.flush(1)
 
     def _endpoint(self, handler: Handler) -> Callable[[Request], Awaitable[None]]:
         async def handle(request: Request) -> None:
@@ -171,6 +185,9 @@ class Service:
         if body.get("confirm"):
             self._client.send(body["confirm"], self._edge.encode())
         return done
+
+    async def _alive(self, _: dict[str, Any]) -> dict[str, Any]:
+        return {"edge": self._edge}
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)

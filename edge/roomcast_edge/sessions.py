@@ -142,7 +142,7 @@ class Sessions:
         for _ in range(TAKE_TRIES):
             entry = await self._bucket.get(f"socket.{name}")
             record = self._parse(entry)
-            if entry is None or record is None:
+            if entry is None or record is None or record.expired(time.time()):
                 self._metrics.resumes["unknown"] += 1
                 return None
             if why := obstacle(record, secret, grant.user):
@@ -185,7 +185,7 @@ class Sessions:
         membership = self._membership
         socket = make(name, record.hash)
         socket.user, socket.data, socket.client_rooms = record.user, record.data, record.client_rooms
-        socket.connected_at, socket.extra = record.connected_at, record.extra
+        socket.connected_at, socket.extra, socket.told = record.connected_at, record.extra, True
         socket.revision, socket.saved_at = revision, time.monotonic()
         await membership.follower.bring_up_to_date(name, record)
         # From here to the insertion nothing waits: no move can come between.

@@ -40,8 +40,10 @@ class EdgeSocket(Outbox):
         "save_waiters",
         "saved_at",
         "saving",
+        "told",
         "unsaved",
         "user",
+        "why",
     )
 
     def __init__(
@@ -72,6 +74,9 @@ class EdgeSocket(Outbox):
         self.fate = Fate.HERE
         # The last move that the rooms include, once the socket has left this edge: later ones do not reach it here.
         self.includes = 0
+        # Whether services know of its session; why it left, as they are told.
+        self.told = False
+        self.why = ""
         self.revision = 0
         self.saved_at = 0.0
         self.saving = False

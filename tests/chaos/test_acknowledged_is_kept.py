@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from roomcast import Bus, BusTimeout, BusUnavailable, RemoteError, SocketNotFound
+from roomcast import Bus, BusUnavailable, OutcomeUnknown, RemoteError, SocketNotFound
 from support.chaos import Progress, length, seeded
 from support.until import until
 from support.websocket_client import Client
@@ -19,7 +19,7 @@ WORKERS = 60
 """Changes under way at once."""
 TIMEOUT = 1.5
 REFUSED = (BusUnavailable, RemoteError, SocketNotFound)
-"""Errors that say that nothing was done; ``BusTimeout`` says that nobody knows."""
+"""Errors that say that nothing was done, unless they are ``OutcomeUnknown`` too."""
 
 
 @dataclass(eq=False)
@@ -48,16 +48,12 @@ async def change_one(bus: Bus, kept: Kept, rng: random.Random, tally: Tally) -> 
     kept.busy = True
     try:
         await (bus.join if verb == "join" else bus.leave)(kept.client.id, room, timeout=TIMEOUT)
-    except REFUSED as error:
-        tally.errors.add(f"{type(error).__name__}: {error}"[:90])
-        if "unknown" in str(error):
-            tally.unknown += 1
-            kept.unknown.add(room)
-        else:
-            tally.refused += 1
-    except BusTimeout:
+    except OutcomeUnknown:
         tally.unknown += 1
         kept.unknown.add(room)
+    except REFUSED as error:
+        tally.errors.add(f"{type(error).__name__}: {error}"[:90])
+        tally.refused += 1
     else:
         tally.acknowledged += 1
         (kept.rooms.add if verb == "join" else kept.rooms.discard)(room)

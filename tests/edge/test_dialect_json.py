@@ -105,7 +105,7 @@ def test_any_object_is_read_as_a_naive_reader_does(body: dict[str, Any]):
         assert isinstance(told, Refusal)
         assert told.reply_id is None, "there is nothing to answer to"
     elif "event" not in body and reply_id is not None and "data" in body:
-        assert told == Reply(reply_id, body["data"])
+        assert told == Reply(reply_id, body["data"], reply_id=reply_id)
     elif not isinstance(event, str) or not event:
         assert isinstance(told, Refusal)
         assert (told.code, told.reply_id) == ("bad_request", reply_id)

@@ -15,6 +15,7 @@ from roomcast_edge.calls import Calls
 from roomcast_edge.closing import CloseCode
 from roomcast_edge.coordinator import Coordinator
 from roomcast_edge.keeper import Elsewhere
+from roomcast_edge.neighbours import Neighbours
 from roomcast_edge.outbox import FanOut
 from roomcast_edge.records import Record
 from roomcast_edge.session_state import Event
@@ -247,7 +248,7 @@ async def test_a_change_for_a_socket_that_is_away_waits_until_its_edge_is_in_ste
     client, requests = bench.bucket._client, bench.bucket._requests
     sessions = Sessions(bench.edge, subjects, bench.bucket, requests, bench.membership, bench.metrics)
     workshop = Workshop(bench.edge, bench.membership, sessions, Calls(FanOut(bench.metrics), 1000), gate)
-    coordinator = Coordinator(bench.edge, subjects, client, requests, bench.bucket, workshop)
+    coordinator = Coordinator(bench.edge, subjects, client, requests, bench.bucket, workshop, Neighbours(2.0, 60.0))
     await bench.bucket.put(f"edge.{bench.edge}", b"{}", expect=0, ttl=TTL)
     socket = await bench.socket("a")
     await bench.membership.remove(socket, Event.LOST)

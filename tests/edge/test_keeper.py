@@ -7,7 +7,9 @@ import asyncio
 import orjson
 import pytest
 
+from roomcast.errors import ConnectionLost
 from roomcast.membership import Change
+from roomcast.requests import NoResponders
 from roomcast_edge import keeper as keeper_module
 from roomcast_edge.closing import CloseCode
 from roomcast_edge.keeper import Elsewhere
@@ -165,6 +167,23 @@ async def test_a_change_of_which_nobody_knows_is_told_so_and_written_later(bench
     bench.bucket.refusing = False
     await bench.keeper.save(socket)
     assert (await bench.record(socket)).rooms == {"a", "b"}
+
+
+async def test_a_first_write_that_is_never_answered_may_be_stored(bench, monkeypatch):
+    """The way without a task: what its future raises says whether the change may be undone."""
+    for lost, told in ((ConnectionLost("cut"), TimeoutError), (NoResponders(), KvUnavailable)):
+        socket = await bench.socket("a")
+        unanswered = asyncio.get_running_loop().create_future()
+        unanswered.set_exception(lost)
+        with monkeypatch.context() as patch:
+            patch.setattr(bench.bucket, "put_soon", lambda *_, to=unanswered, **__: to)
+            saved = join(bench, socket, "b")
+            await asyncio.sleep(0)
+            bench.bucket.refusing = True
+            assert await outcomes(saved) == [told]
+        assert ("b" in socket.rooms) == (told is TimeoutError)
+        bench.bucket.refusing = False
+        await bench.keeper.save(socket)
 
 
 async def test_the_end_of_a_connection_is_written_though_a_change_before_it_is_refused(bench):

@@ -116,6 +116,16 @@ async def test_a_bulk_change_that_is_asked_again_with_its_id_is_the_same_one(bus
     await client.close()
 
 
+async def test_a_move_that_another_version_stored_is_the_same_move_when_it_is_asked_again(nats, prefix, bus, bucket):
+    """Its bytes differ by a field that this version does not know; what it does is the same."""
+    sequence = await bucket.put("move.shared-1", b'{"why":"a later field","v":1,"join":["more"],"from":"room"}')
+    body = {"id": "shared-1", "from": "room", "join": ["more"]}
+    reply = await bus.nats.request(f"{prefix}.api.move", orjson.dumps(body), timeout=5)
+    assert orjson.loads(reply.data)["sequence"] == sequence
+    reply = await bus.nats.request(f"{prefix}.api.move", orjson.dumps({**body, "join": ["else"]}), timeout=5)
+    assert orjson.loads(reply.data)["error"]["code"] == "conflict"
+
+
 async def test_a_lease_of_another_version_counts_as_an_edge_s(bus, bucket, edges):
     """What it says is nobody's business but its own; it does not answer, so it counts as dead."""
     await bucket.put("edge.strange1", b'{"v":9,"what":"ever"}', ttl=30)

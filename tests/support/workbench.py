@@ -18,7 +18,7 @@ from roomcast_edge.dialects.json import JsonDialect
 from roomcast_edge.follower import MOVES
 from roomcast_edge.index import Index
 from roomcast_edge.interest import Interest
-from roomcast_edge.kv import Bucket, KvUnavailable
+from roomcast_edge.kv import Bucket, KvUnavailable, KvUnknown
 from roomcast_edge.membership import Membership
 from roomcast_edge.metrics import Metrics
 from roomcast_edge.outbox import FanOut
@@ -57,7 +57,7 @@ class FaultyBucket(Bucket):
         revision = await super().put(key, value, expect=expect, ttl=ttl, timeout=timeout)
         if self.silent:
             self.silent -= 1
-            raise KvUnavailable("no acknowledgement; whether it was written is unknown")
+            raise KvUnknown("no acknowledgement")
         return revision
 
 

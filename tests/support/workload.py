@@ -7,7 +7,7 @@ import random
 import time
 from dataclasses import dataclass, field
 
-from roomcast import Bus, BusTimeout, BusUnavailable, MoveIncomplete, RemoteError
+from roomcast import Bus, BusUnavailable, MoveIncomplete, OutcomeUnknown, RemoteError
 from support.websocket_client import Client
 
 EVERYONE = "everyone"
@@ -78,9 +78,9 @@ class Workload:
             joins, room, began = self._rng.random() < 0.6, self._rng.choice(ROOMS), time.monotonic()
             try:
                 await (self._bus.join if joins else self._bus.leave)(kept.client.id, room, timeout=CHANGE_TIMEOUT)
-            except (BusTimeout, BusUnavailable, RemoteError) as error:
+            except (OutcomeUnknown, BusUnavailable, RemoteError) as error:
                 self.failures.append((time.monotonic(), f"{type(error).__name__}: {error}"[:100]))
-                if isinstance(error, BusTimeout) or "unknown" in str(error):
+                if isinstance(error, OutcomeUnknown):
                     kept.unknown.add(room)
             else:
                 self.changes += 1
@@ -98,9 +98,9 @@ class Workload:
             except MoveIncomplete as error:  # durable, but somebody is late
                 self.failures.append((time.monotonic(), f"MoveIncomplete: {error}"[:100]))
                 self.moves.append(room)
-            except (BusTimeout, BusUnavailable, RemoteError) as error:
+            except (OutcomeUnknown, BusUnavailable, RemoteError) as error:
                 self.failures.append((time.monotonic(), f"{type(error).__name__}: {error}"[:100]))
-                if isinstance(error, BusTimeout) or "unknown" in str(error):
+                if isinstance(error, OutcomeUnknown):
                     self.unsure_moves.add(room)
             else:
                 self.moves.append(room)

@@ -12,7 +12,7 @@ import orjson
 from nats import errors as nats_errors
 from nats.aio.msg import Msg
 
-from roomcast import Bus, BusTimeout, RoomcastError, Socket, SocketNotFound
+from roomcast import Bus, OutcomeUnknown, RoomcastError, Socket, SocketNotFound
 from roomcast.envelope import ERROR_CODE_HEADER, STATUS_OF_CODE
 from roomcast.membership import parse_socket
 
@@ -91,7 +91,7 @@ class Chat:
             return await action(socket, data)
         except SocketNotFound as error:
             raise Refused("not_found", str(error)) from error
-        except BusTimeout as error:
+        except OutcomeUnknown as error:
             raise Refused("timeout", str(error)) from error
         except RoomcastError as error:
             raise Refused("unavailable", str(error)) from error

@@ -41,6 +41,8 @@ class Reply:
     id: Any
     data: Any = None
     error: tuple[str, str] | None = None
+    reply_id: Any = None
+    """What a refusal of it must bear; None: there is no answer to a reply."""
 
 
 def error_in(body: Any) -> tuple[str, str] | None:

@@ -52,10 +52,6 @@ class JsonDialect:
         """The close code says all."""
         return b""
 
-    def refusal(self, code: CloseCode, reason: str) -> bytes:
-        """The close code says all."""
-        return b""
-
     def cast(self, event: str, payload: bytes) -> bytes:
         """The payload between a prefix and a suffix: it is not parsed again."""
         return text_frame(b"%b%b}" % (_prefix(event), payload))
@@ -88,7 +84,7 @@ class JsonDialect:
         if reply_id is not None and (isinstance(reply_id, bool) or not isinstance(reply_id, str | int | float)):
             raise Refusal("bad_request", "id must be a number or a string")
         if "event" not in body and reply_id is not None and ("data" in body or "error" in body):
-            return Reply(reply_id, body.get("data"), error_in(body.get("error")))
+            return Reply(reply_id, body.get("data"), error_in(body.get("error")), reply_id)
         event = body.get("event")
         if not isinstance(event, str) or not event:
             raise Refusal("bad_request", "event must be a text that is not empty", reply_id)
