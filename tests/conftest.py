@@ -8,9 +8,14 @@ import secrets
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
+from hypothesis import settings
 
 from support.edges import EdgeProcess, StartEdge
 from support.nats_servers import NatsCluster, NatsServer
+
+# How long one example takes says more of the machine, and of the tests beside it, than of the code.
+settings.register_profile("untimed", parent=settings(), deadline=None)
+settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")
