@@ -85,7 +85,7 @@ class Service:
         if self._micro is not None and self._client.is_connected:
             await self._micro.stop()
         if self._tasks:
-            await asyncio.wait(self._tasks, timeout=2.0)
+            await asyncio.wait(self._tasks, timeout=4.0)
 
     async def leave(self) -> None:
         """Hear nothing more; answer what NATS had already sent. From then on it says that nobody is here."""

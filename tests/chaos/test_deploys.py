@@ -136,7 +136,15 @@ async def test_all_edges_are_replaced_and_nobody_notices(nats, prefix):
                     done = traffic.acknowledged
                     await until(lambda: traffic.acknowledged > done + 50, 15, "changes go on")
                 last = len(traffic.sent) - 1
-                await until(lambda: all(last in member.heard for member in crowd.members), 15, "all hear the last cast")
+                try:
+                    await until(lambda: all(last in member.heard for member in crowd.members), 30, "all hear the last")
+                except AssertionError:
+                    await check(bus, crowd, kept, ids)
+                    deaf = [member for member in crowd.members if last not in member.heard]
+                    raise AssertionError(
+                        f"{len(deaf)} did not hear cast {last}: "
+                        + str([(m.id, m.connected.is_set(), max(m.heard), len(m.greetings)) for m in deaf[:5]])
+                    ) from None
                 await check(bus, crowd, kept, ids)
                 missed = check_casts(crowd, traffic)
                 back = [at for member in crowd.members for at, _ in member.greetings[1:]]

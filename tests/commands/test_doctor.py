@@ -50,6 +50,8 @@ def finds(ran: Ran, check: str, level: str, text: str) -> None:
 
 async def test_a_system_that_is_well(nats, prefix, start_edge):
     await start_edge(nats.urls)
+    as_edge = await doctor(nats.url, prefix, "--as", "edge")
+    assert {row["level"] for row in as_edge.rows if row["check"] != "services"} == {"ok"}, as_edge
     ran = await doctor(nats.url, prefix, "--kv-replicas", "1")
     assert ran.code == 0, ran
     assert {row["check"] for row in ran.rows} == CHECKS
@@ -84,16 +86,23 @@ async def test_max_payload_is_too_small(prefix):
 USERS = """authorization { users: [
   { user: edge, password: e,
     permissions: { publish: { deny: "$KV.p.>" }, subscribe: { deny: ["p.blast.*", "p.moved"] } } }
+  { user: operator, password: o,
+    permissions: { publish: { deny: ["$KV.p.>", "$SRV.>"] }, subscribe: { deny: "p.room.>" } } }
   { user: service, password: s, permissions: { publish: { deny: "p.room.>" }, subscribe: { deny: "p.action.>" } } }
 ] }"""
 
 
 async def test_permissions_that_lack(prefix):
     with NatsServer(USERS) as server:
-        ran = await doctor(server.url.replace("://", "://edge:e@"), "p")
+        ran = await doctor(server.url.replace("://", "://edge:e@"), "p", "--as", "edge")
         finds(ran, "permissions", "fail", "may not subscribe p.blast.*")
         finds(ran, "permissions", "fail", "may not subscribe p.moved")
         finds(ran, "permissions", "fail", "may not publish $KV.p.doctor.")
+        assert "_INBOX" not in ran.out
+        ran = await doctor(server.url.replace("://", "://operator:o@"), "p")
+        finds(ran, "permissions", "fail", "may not publish $SRV.INFO")
+        finds(ran, "permissions", "fail", "may not subscribe p.room.doctor-")
+        assert "$KV" not in ran.out, "an operator need not write there"
         ran = await doctor(server.url.replace("://", "://service:s@"), "p", "--as", "service")
         finds(ran, "permissions", "fail", "may not publish p.room.doctor-")
         finds(ran, "permissions", "fail", "may not subscribe p.action.doctor-")

@@ -29,10 +29,10 @@ from roomcast.names import Subjects
 @click.option(
     "--as",
     "role",
-    type=click.Choice(["edge", "service"]),
-    default="edge",
+    type=click.Choice(["operator", "edge", "service"]),
+    default="operator",
     show_default=True,
-    help="Whose credentials these are: what they must be allowed to do is tried.",
+    help="Whose credentials these are: what such a user must be allowed to do is tried.",
 )
 @click.option(
     "--kv-replicas",
@@ -76,7 +76,7 @@ async def _examine(
     try:
         async with examine(servers, subjects, expected, access.options()) as patient:
             checks = [check_server(patient), check_permissions(patient)]
-            if expected.role == "edge":
+            if expected.role != "service":
                 checks += [check_bucket(patient), check_edges(patient)]
             else:
                 checks.append(_not_looked_at())
@@ -93,7 +93,7 @@ async def _examine(
 
 async def _not_looked_at() -> AsyncIterator[Finding]:
     for check in ("jetstream", "edges"):
-        yield skip(check, "services have nothing to do with it: run this with the edges' credentials")
+        yield skip(check, "services have nothing to do with it: run this as an operator")
 
 
 def _show(finding: Finding, as_json: bool) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 
-from roomcast.doctor.findings import Finding, fail, ok, warn
+from roomcast.doctor.findings import Finding, fail, ok, skip, warn
 from roomcast.doctor.patient import Patient
 from roomcast.errors import BusTimeout, BusUnavailable
 
@@ -78,7 +78,7 @@ def _configured(patient: Patient, info: dict[str, Any]) -> list[Finding]:
 def _replicated(patient: Patient, info: dict[str, Any]) -> list[Finding]:
     replicas, cluster = info["config"]["num_replicas"], info.get("cluster") or {}
     peers = cluster.get("replicas") or []
-    nodes = len({server.uri.netloc for server in patient.client._server_pool})
+    nodes = max(len({server.uri.netloc for server in patient.client._server_pool}), 1 + len(peers))
     wanted = patient.expected.replicas
     found = []
     if wanted and replicas != wanted:
@@ -135,6 +135,11 @@ async def _written(patient: Patient) -> AsyncIterator[Finding]:
     try:
         answer = await patient.ask(key, b"{}", head)
     except (BusTimeout, BusUnavailable) as error:
+        if any(denied.subject == key for denied in patient.denied):
+            yield skip(
+                "write", f"{patient.expected.role}s do not write to the bucket: see it with the edges' credentials"
+            )
+            return
         yield fail("write", f"the bucket acknowledges no write: {error}", "look whether most NATS nodes live")
         return
     after = time.time()

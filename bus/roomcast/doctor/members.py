@@ -14,7 +14,7 @@ import orjson
 
 from roomcast import __version__
 from roomcast.doctor.bucket import skew
-from roomcast.doctor.findings import Finding, Level, fail, ok, warn
+from roomcast.doctor.findings import Finding, Level, fail, ok, skip, warn
 from roomcast.doctor.patient import Patient
 from roomcast.errors import BusTimeout, BusUnavailable
 
@@ -78,6 +78,9 @@ async def check_services(patient: Patient) -> AsyncIterator[Finding]:
     served: dict[tuple[str, str], set[str]] = defaultdict(set)
     versions: dict[str, set[str]] = defaultdict(set)
     copies = 0
+    if patient.expected.role != "operator":
+        yield skip("services", f"only operators ask who serves what, not {patient.expected.role}s")
+        return
     for told in await patient.ask_all("$SRV.INFO"):
         subjects = [str(each.get("subject")) for each in told.get("endpoints") or ()]
         mine = [

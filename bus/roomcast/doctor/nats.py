@@ -36,20 +36,10 @@ async def check_server(patient: Patient) -> AsyncIterator[Finding]:
 
 async def check_permissions(patient: Patient) -> AsyncIterator[Finding]:
     """What the role needs is tried, on names that nobody uses; what NATS refuses is told."""
-    prefix, mark = patient.subjects.prefix, f"doctor-{secrets.token_hex(4)}"
-    edge = f"d{secrets.token_hex(3)}0"
-    stream = patient.stream
-    if patient.expected.role == "edge":
-        heard = [f"room.{mark}.*", f"room.{edge}.*.*", "blast.*", f"socket.{edge}.*", f"edge.{edge}"]
-        heard = [f"{prefix}.{subject}" for subject in (*heard, "moved", "alive", "api.>")] + ["$SRV.>"]
-        said = [f"{prefix}.{subject}" for subject in (f"action.{mark}", f"route.GET.{mark}", f"edge.{edge}", "moved")]
-        said += [f"$JS.API.STREAM.INFO.{stream}", f"$JS.API.STREAM.MSG.GET.{stream}", f"$JS.API.DIRECT.GET.{stream}"]
-        said += [f"$KV.{prefix}.doctor.{mark}"]
-    else:
-        heard = [f"{prefix}.action.{mark}", f"{prefix}.route.GET.{mark}", "$SRV.>"]
-        said = [patient.subjects.room(mark, encode_event("doctor")), f"{prefix}.socket.{edge}.doctor"]
-        said += [patient.subjects.api("count")]
-    own = [patient.client.subscribe_light(subject, _ignore) for subject in [*heard, f"_INBOX.{mark}"]]
+    mark = f"doctor-{secrets.token_hex(4)}"
+    inbox = patient.client.new_inbox()
+    heard, said = _needed(patient, mark, f"d{secrets.token_hex(3)}0")
+    own = [patient.client.subscribe_light(subject, _ignore) for subject in [*heard, inbox]]
     await patient.settle()
     for sub in own:
         patient.client.unsubscribe_light(sub)
@@ -58,9 +48,9 @@ async def check_permissions(patient: Patient) -> AsyncIterator[Finding]:
             if subject.startswith("$KV."):
                 # No place in the stream has this number: nothing is ever written.
                 head = b"NATS/1.0\r\nNats-TTL: 5s\r\nNats-Expected-Last-Sequence: 18446744073709551615\r\n\r\n"
-                patient.client.send(subject, b"{}", f"_INBOX.{mark}", head)
+                patient.client.send(subject, b"{}", inbox, head)
             else:
-                patient.client.send(subject, b"", f"_INBOX.{mark}")
+                patient.client.send(subject, b"", inbox)
     await patient.settle()
     who = f"the {patient.expected.role}s' user"
     seen = set()
@@ -75,6 +65,23 @@ async def check_permissions(patient: Patient) -> AsyncIterator[Finding]:
             )
     if not seen:
         yield ok("permissions", f"{len(heard)} subscriptions and {len(said)} publications of {who} were taken")
+
+
+def _needed(patient: Patient, mark: str, edge: str) -> tuple[list[str], list[str]]:
+    """What a role subscribes to and publishes on, with names that nobody uses."""
+    prefix, stream = patient.subjects.prefix, patient.stream
+    reading = [f"$JS.API.STREAM.INFO.{stream}", f"$JS.API.STREAM.MSG.GET.{stream}", f"$JS.API.DIRECT.GET.{stream}"]
+    if patient.expected.role == "edge":
+        own = [f"room.{mark}.*", f"room.{edge}.*.*", "blast.*", f"socket.{edge}.*", f"edge.{edge}", "moved", "alive"]
+        heard = [f"{prefix}.{subject}" for subject in own] + [patient.subjects.api("count"), "$SRV.PING.roomcast"]
+        said = [f"{prefix}.{subject}" for subject in (f"action.{mark}", f"route.GET.{mark}", f"edge.{edge}", "moved")]
+        return heard, [*said, *reading, f"$KV.{prefix}.doctor.{mark}"]
+    if patient.expected.role == "service":
+        heard = [f"{prefix}.action.{mark}", f"{prefix}.route.GET.{mark}", "$SRV.PING"]
+        cast = patient.subjects.room(mark, encode_event("doctor"))
+        return heard, [cast, f"{prefix}.socket.{edge}.doctor", patient.subjects.api("count")]
+    heard = [f"{prefix}.room.{mark}.*", f"{prefix}.blast.*"]
+    return heard, ["$SRV.INFO", patient.subjects.api("count"), f"{prefix}.edge.{edge}", *reading]
 
 
 def _ignore(*_: object) -> None:

@@ -28,7 +28,7 @@ class Expected:
     replicas: int
     """Of the bucket; 0: not said."""
     role: str
-    """Whose credentials these are: ``edge`` or ``service``."""
+    """Whose credentials these are: ``operator``, ``edge`` or ``service``."""
 
 
 @dataclass(slots=True)
@@ -90,6 +90,8 @@ async def examine(
     async def ignore(_: Exception) -> None:
         """What is refused is collected; the rest shows in the checks."""
 
+    if expected.role == "edge":
+        options = {**options, "inbox_prefix": "_INBOX.edge"}  # as edges have it: their permissions may say so
     client = await connect(servers, name="roomcast-doctor", on_error=ignore, **options)
     requests = Requests(client)
     requests.start()
