@@ -7,10 +7,15 @@ import inspect
 import secrets
 from collections.abc import AsyncIterator, Iterator
 
+import hypothesis
 import pytest
 
 from support.edges import EdgeProcess, StartEdge
 from support.nats_servers import NatsCluster, NatsServer
+
+# A test's time says how busy the machine is, not whether the code is right.
+hypothesis.settings.register_profile("roomcast", deadline=None)
+hypothesis.settings.load_profile("roomcast")
 
 
 @pytest.fixture(scope="session")
