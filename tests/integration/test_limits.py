@@ -153,6 +153,11 @@ def outcomes(answers: list[dict[str, Any]]) -> tuple[list[Any], list[str]]:
     return [a["data"] for a in answers if "data" in a], [a["error"]["code"] for a in answers if "error" in a]
 
 
+async def are_done(tasks: list[asyncio.Future[Any]], count: int) -> None:
+    """Wait until so many of these are."""
+    await until(lambda: sum(task.done() for task in tasks) == count, what=f"{count} are answered")
+
+
 async def test_requests_under_way_of_one_client_are_limited(nats: NatsServer, prefix: str, start_edge):
     edge = await start_edge(nats.urls, requests_per_socket=3)
     async with slow_service(nats, prefix) as slow:
@@ -160,7 +165,7 @@ async def test_requests_under_way_of_one_client_are_limited(nats: NatsServer, pr
         for _ in range(2):  # and again, once all were answered
             slow.begun, slow.go_on = 0, asyncio.Event()
             asked = [asyncio.ensure_future(client.emit("wait", number)) for number in range(5)]
-            await until(lambda: sum(task.done() for task in asked) == 2, what="two are refused")
+            await are_done(asked, 2)
             await until(lambda: slow.begun == 3, what="three are under way")
             assert (await other.emit("now", 1))["data"] == 1, "others are not held up"
             assert (await client.emit("bus:ping"))["data"] == {}
@@ -176,7 +181,7 @@ async def test_requests_under_way_of_all_clients_are_limited(nats: NatsServer, p
     async with slow_service(nats, prefix) as slow:
         clients = [await Client.open(edge.url) for _ in range(3)]
         asked = [asyncio.ensure_future(client.emit("wait", number)) for client in clients for number in range(2)]
-        await until(lambda: sum(task.done() for task in asked) == 2, what="two are refused")
+        await are_done(asked, 2)
         refused = [task.result()["error"] for task in asked if task.done()]
         assert all("try again" in error["message"] for error in refused)
         clients[0].drop()  # its requests are under way still, and free their places when they are answered
