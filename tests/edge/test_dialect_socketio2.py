@@ -17,7 +17,7 @@ from roomcast_edge.dialects.json import JsonDialect
 from roomcast_edge.dialects.socketio import SocketIoDialect
 from roomcast_edge.dialects.socketio2 import SocketIo2Dialect
 from roomcast_edge.frames import PING, text_frame
-from support.socketio_packets import BINARY_EVENT, CONNECT, EVENT, ack_ids, anything, encode, names, others, values
+from support.socketio_packets import ACK, BINARY_EVENT, CONNECT, EVENT, ack_ids, anything, encode, names, others, values
 
 dialect = SocketIo2Dialect(25.0, 20.0, 65536)
 
