@@ -216,7 +216,7 @@ class MendedClient(Client):
             await self.report(denied)
             return
         # Where the server ends the connection too, its EOF leads to a reconnect; giving up for good is not ours.
-        self._err = errors.Error(f"nats: {err_msg}")
+        self._err = errors.Error(f"nats: {err_msg.lower()}")
         await self.report(self._err)
 
     async def _process_op_err(self, e: Exception) -> None:
