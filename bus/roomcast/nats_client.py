@@ -216,7 +216,7 @@ class MendedClient(Client):
             await self.report(denied)
             return
         # Where the server ends the connection too, its EOF leads to a reconnect; giving up for good is not ours.
-        self._err = errors.Error(f"nats: {err_msg}")
+        self._err = errors.Error(f"nats: {err_msg.lower()}")
         await self.report(self._err)
 
     async def _process_op_err(self, e: Exception) -> None:
@@ -269,8 +269,8 @@ class MendedClient(Client):
         await asyncio.sleep(random.uniform(0.0, LAME_DUCK_SPREAD))
         node = self._server_info.get("server_id", "")
         while self.is_connected and self._server_info.get("server_id") == node:
-            others = [server.uri for server in self._server_pool if server is not self._current_server]
-            other = await another_node(others, node)
+            # The address of this node too: it may be a name behind which others are.
+            other = await another_node([server.uri for server in self._server_pool], node)
             if other is None:
                 await asyncio.sleep(1.0)  # as long as nobody else is there, a lame duck is better than none
                 continue

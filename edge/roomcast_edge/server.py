@@ -53,6 +53,8 @@ from roomcast_edge.workshop import Workshop
 
 log = logging.getLogger("roomcast.edge")
 
+FINISH_SECONDS = 8.0
+"""For the last records, the answers under way and the lease, at the end; without NATS it is in vain."""
 LAG_SECONDS = 0.25
 EDGE_INBOX = "_INBOX.edge"
 """Where edges hear answers: NATS's permissions can keep others from listening there."""
@@ -166,7 +168,7 @@ class Edge:
     async def stop(self) -> None:
         """Send the clients to other edges at a pace, write their records, give the lease back, leave NATS.
 
-        It takes the drain's delay and time, and at most the close timeout and 13 seconds more.
+        It takes the drain's delay and time, and at most the close timeout and 15 seconds more.
         """
         self._draining = True
         if self._started and self.listener is not None:
@@ -190,7 +192,7 @@ class Edge:
 
     async def _finish(self) -> None:
         try:
-            async with asyncio.timeout(5.0):
+            async with asyncio.timeout(FINISH_SECONDS):
                 await self._membership.keeper.settled()
                 await self._service.stop()
                 await self._lease.end()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
@@ -43,6 +44,7 @@ class Service:
         self._micro: MicroService | None = None
         self._operations: dict[str, Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]] = {
             "moved": self._moved,
+            "hello": self._hello,
             "count": lambda body: workshop.count(body["room"]),
             "members": lambda body: workshop.members(body["room"], body["after"], body["bytes"]),
             "alive": self._alive,
@@ -83,7 +85,7 @@ class Service:
         if self._micro is not None and self._client.is_connected:
             await self._micro.stop()
         if self._tasks:
-            await asyncio.wait(self._tasks, timeout=2.0)
+            await asyncio.wait(self._tasks, timeout=4.0)
 
     async def leave(self) -> None:
         """Hear nothing more; answer what NATS had already sent. From then on it says that nobody is here."""
@@ -178,6 +180,9 @@ class Service:
             answer_error(self._client, reply, Refused("bad_request", f"{error} is missing"))
         except Exception as error:
             answer_error(self._client, reply, error)
+
+    async def _hello(self, _: dict[str, Any]) -> dict[str, Any]:
+        return {"edge": self._edge, "version": __version__, "time": time.time()}
 
     async def _moved(self, body: dict[str, Any]) -> dict[str, Any]:
         done = await self._workshop.moved(int(body["sequence"]))

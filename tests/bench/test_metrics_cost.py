@@ -26,7 +26,7 @@ SHARE = 0.03
 MEMBERS = 100
 ROUNDS = 400
 TRIES = 4
-"""Times that it is measured: a busy machine makes a difference of its own, one way or the other."""
+"""Times that it may be measured: a busy machine makes a difference of its own, one way or the other."""
 SUBJECT = b"bus.room.all.news"
 PAYLOAD = b'{"text":"' + b"x" * 150 + b'"}'
 
@@ -97,8 +97,10 @@ async def share(pairs: list[tuple[socket.socket, socket.socket]], burst: int) ->
 
 @pytest.mark.parametrize("burst", [1, 10])
 async def test_metrics_cost_little(burst: int, capsys: pytest.CaptureFixture[str]) -> None:
+    tried: list[tuple[float, float]] = []
     with connections(MEMBERS) as pairs:
-        tried = [await share(pairs, burst) for _ in range(TRIES)]
+        while len(tried) < TRIES and not any(abs(part) < SHARE for _, part in tried):
+            tried.append(await share(pairs, burst))
     with capsys.disabled():
         shown = ", ".join(f"{part:.1%} of {seconds * 1e6:.0f} µs" for seconds, part in tried)
         print(f"\nmetrics of {burst} casts to {MEMBERS} sockets: {shown}")

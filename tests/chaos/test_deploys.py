@@ -22,12 +22,10 @@ EDGES = 3
 DRAIN_DELAY = 0.6
 """Three times as long as the load balancer takes between two looks."""
 DRAIN_TIME = length(2, 10)
-CAST_EVERY = length(1, 2) * 0.05
+CAST_EVERY = length(1, 5) * 0.05
 WORKERS = 10
 EVERYONE = "everyone"
 ROOMS = [f"r{n}" for n in range(8)]
-SLACK = 1.0
-"""Seconds by which a client of this busy process may notice things late."""
 
 
 def pytest_runtest_setup() -> None:
@@ -55,6 +53,8 @@ class Traffic:
         self.sent: list[float] = []
         self.acknowledged = 0
         self.refused: list[str] = []
+        self.lag = 0.0
+        """The longest time that this process has stood still: so much of what it saw came at once."""
 
     async def __aenter__(self) -> Traffic:
         self._tasks = [asyncio.create_task(self._cast())]
@@ -70,6 +70,7 @@ class Traffic:
             self.sent.append(time.monotonic())
             await self._bus.broadcast(EVERYONE, "cast", len(self.sent) - 1)
             await asyncio.sleep(CAST_EVERY)
+            self.lag = max(self.lag, time.monotonic() - self.sent[-1] - CAST_EVERY)
 
     async def _change(self) -> None:
         while not self._over:
@@ -135,13 +136,21 @@ async def test_all_edges_are_replaced_and_nobody_notices(nats, prefix):
                     done = traffic.acknowledged
                     await until(lambda: traffic.acknowledged > done + 50, 15, "changes go on")
                 last = len(traffic.sent) - 1
-                await until(lambda: all(last in member.heard for member in crowd.members), 15, "all hear the last cast")
+                try:
+                    await until(lambda: all(last in member.heard for member in crowd.members), 30, "all hear the last")
+                except AssertionError:
+                    await check(bus, crowd, kept, ids)
+                    deaf = [member for member in crowd.members if last not in member.heard]
+                    raise AssertionError(
+                        f"{len(deaf)} did not hear cast {last}: "
+                        + str([(m.id, m.connected.is_set(), max(m.heard), len(m.greetings)) for m in deaf[:5]])
+                    ) from None
                 await check(bus, crowd, kept, ids)
                 missed = check_casts(crowd, traffic)
                 back = [at for member in crowd.members for at, _ in member.greetings[1:]]
-                assert min(back) > greeted_before
+                tried = [at for member in crowd.members for at in member.attempts if at > greeted_before]
                 pace = max(100.0, CLIENTS / EDGES / DRAIN_TIME)
-                peak = busiest_second(back)
+                peak = busiest_second(tried)
                 closed = busiest_second([at for member in crowd.members for at, _ in member.ends])
                 gaps = sorted(
                     greeted - end
@@ -154,10 +163,11 @@ async def test_all_edges_are_replaced_and_nobody_notices(nats, prefix):
                     f"away {gaps[len(gaps) // 2]:.2f} s at the median, {gaps[-1]:.2f} s at most; "
                     f"{traffic.acknowledged} changes acknowledged, {len(traffic.refused)} refused "
                     f"{sorted(set(traffic.refused))[:3]}; {missed} of {len(traffic.sent) * CLIENTS} casts missed; "
-                    f"{sum(member.refused for member in crowd.members)} handshakes sent away"
+                    f"{sum(member.refused for member in crowd.members)} handshakes sent away; "
+                    f"this process stood still for {traffic.lag:.2f} s at most"
                 )
                 assert len(back) >= CLIENTS, "everybody has moved"
-                assert peak <= pace * 1.6 + 20, "the clients come back at the pace, but for the jitter of their hints"
+                assert peak <= pace * 1.3 * (1 + traffic.lag) + 20, "they come back at the pace, and jittered"
     finally:
         await asyncio.gather(*[edge.close() for edge in edges])
         for port in ports:
@@ -179,10 +189,6 @@ async def check(bus: Bus, crowd: Crowd, kept: list[Kept], ids: list[str]) -> Non
 
 
 def check_casts(crowd: Crowd, traffic: Traffic) -> int:
-    """Nobody missed a cast that was sent while it was connected; returns how many were missed."""
-    missed = 0
-    for member in crowd.members:
-        for number in set(range(len(traffic.sent))) - member.heard.keys():
-            missed += 1
-            assert member.was_away(traffic.sent[number], SLACK), f"{member.id} was there and missed cast {number}"
-    return missed
+    """Nobody missed a cast but between two connections; returns how many were missed."""
+    assert not [member.id for member in crowd.members if member.has_gap()]
+    return sum(len(traffic.sent) - len(member.heard) for member in crowd.members)

@@ -15,6 +15,7 @@ from roomcast import Bus
 from roomcast.lameduck import LAME_DUCK_SPREAD
 from support.chaos import seeded
 from support.nats_servers import NatsCluster, NatsServer, nats_server_binary
+from support.proxy import StallProxy
 from support.until import until
 from support.websocket_client import Client
 from support.workload import Kept, Workload
@@ -63,6 +64,20 @@ async def test_a_lame_duck_is_left_in_time_and_nothing_acknowledged_is_lost(pref
                 f"missed by somebody, {len(load.failures) - before} changes failed, {load.changes} acknowledged"
             )
             await asyncio.gather(*[client.close() for _, client in clients])
+
+
+async def test_a_lame_duck_is_left_by_the_same_name_for_another_node():
+    """One address for the whole cluster, as a Service of Kubernetes is: another node answers there by and by."""
+    with NatsCluster(2, advertise=False) as cluster:
+        first, second = cluster.nodes
+        async with StallProxy(first.url) as front, await Bus.connect(front.url) as bus:
+            assert len(bus.nats._server_pool) == 1
+            await asyncio.to_thread(say_lame_duck, first)
+            front._target = ("127.0.0.1", second.port)
+            began = time.monotonic()
+            await until(lambda: bus.nats.stats["reconnects"] == 1, LAME_DUCK_SPREAD + 4, "it has left")
+            assert time.monotonic() - began < GRACE, "before the node closes anybody"
+            assert bus.nats._server_info["server_name"] == second.name
 
 
 async def test_the_only_node_is_kept_until_it_ends(fresh_nats, prefix, start_edge):

@@ -22,6 +22,7 @@ class Service:
 
     def __init__(self, bus: Bus) -> None:
         self.asked: list[Request] = []
+        self.over = asyncio.Event()
         for method in ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"):
             bus.route(f"{method} /echo/:id")(self.echo)
         bus.route("GET /")(self.root)
@@ -49,7 +50,7 @@ class Service:
         raise {"not_found": NotFound, "forbidden": Forbidden, "bad_request": BadRequest}[why](f"{why} it is")
 
     async def slow(self, req: Request) -> None:
-        await asyncio.sleep(30)
+        await self.over.wait()
 
 
 @pytest.fixture
@@ -74,6 +75,7 @@ async def service(bus) -> AsyncIterator[Service]:
     service = Service(bus)
     async with bus.serving():
         yield service
+        service.over.set()
 
 
 def address(edge: EdgeProcess) -> str:

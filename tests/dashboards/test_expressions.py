@@ -66,14 +66,15 @@ class Load:
         self._stage = stage
         self._bad_cast = f"{stage.edges[0].prefix}.room.{ROOM}.news"
         self.turns = 0
+        self.over = False
 
     async def run(self) -> None:
-        """For ever."""
+        """Until it is over."""
         clients = await self._stage.clients(MEMBERS)
         await self._stage.bus.join([client.id for client in clients], ROOM)
         back = await Client.open(self._stage.edges[0].url)
         try:
-            while True:
+            while not self.over:
                 back = await self._turn(clients, back)
                 self.turns += 1
                 await asyncio.sleep(PAUSE)
@@ -111,11 +112,8 @@ async def under_load(stage: Arena) -> AsyncIterator[Load]:
         try:
             yield load
         finally:
-            if running.done():
-                running.result()
-            running.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await running
+            load.over = True
+            await running
 
 
 async def a_client_is_too_slow(stage: Arena) -> None:

@@ -158,6 +158,12 @@ async def test_each_call_of_the_tables_does_what_it_says(nats, prefix, start_edg
 class Sessions:
     """What a piece takes for the sessions of its web framework."""
 
+    def __init__(self) -> None:
+        self.forgotten: list[str] = []
+
+    async def forget(self, user: str) -> None:
+        self.forgotten.append(user)
+
     async def user_of(self, cookie: str) -> str | None:
         return cookie.removeprefix("sails.sid=") if cookie else None
 
@@ -179,6 +185,7 @@ async def test_each_piece_of_python_serves(nats, prefix, start_edge, monkeypatch
         names: dict[str, Any] = {"bus": bus, "orders": Orders(), "sessions": Sessions()}
         for piece in PIECES:
             await run(piece, names)
+        names["realtime"].close()
         async with bus.serving():
             client, other = [
                 await Client.open(edge.url, headers={"Cookie": f"sails.sid={user}"}) for user in ("a", "b")
@@ -194,6 +201,7 @@ async def test_each_piece_of_python_serves(nats, prefix, start_edge, monkeypatch
             assert await other.hears_event("orderUpdated") == {"id": "42", "status": "sent"}
             assert (await bus.get(client.id)).user == "a"
             await client.close()
+            await until(lambda: names["sessions"].forgotten == ["a"], what="the service hears that the client has left")
             async with connect(edge.url, proxy=None) as stranger:
                 with pytest.raises(ConnectionClosed, match="sign in first"):
                     await stranger.recv()

@@ -76,7 +76,7 @@ REFUSED = {
         ],
     },
     "operator": {
-        "pub": ["$KV.bus.socket.x", "other.room.chat.message"],
+        "pub": ["$KV.bus.socket.x", "$KV.bus.move.x", "$KV.bus.edge.x", "other.room.chat.message"],
         "sub": [">", "other.>"],
     },
 }

@@ -7,6 +7,7 @@ import json
 import re
 
 import click
+import yaml
 
 from roomcast import __version__
 from roomcast_edge.command import edge as edge_command
@@ -302,3 +303,11 @@ def test_nats_is_reached_by_edges_and_by_pods_that_say_so(dev):
     assert let_in(edge)
     assert let_in(chat)
     assert not let_in({"app.kubernetes.io/name": "anything"})
+
+
+def test_the_log_format_of_the_ingress_controller_leaves_queries_out():
+    [controller] = yaml.safe_load_all((ROOT / "k8s/components/ingress-nginx/controller.yaml").read_text())
+    logged = set(re.findall(r"\$(\w+)", controller["data"]["log-format-upstream"]))
+    assert {"uri", "status", "remote_addr"} <= logged
+    assert not logged & {"request", "request_uri", "args", "query_string", "http_referer", "is_args"}
+    assert not [name for name in logged if name.startswith(("arg_", "cookie_"))]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import random
 import re
@@ -18,7 +19,7 @@ AT_ONCE = 50
 
 
 class Member(asyncio.Protocol):
-    """One client through all its connections. ``heard`` has the number of each cast and when it came."""
+    """One client through all its connections."""
 
     def __init__(self, host: str, port: int) -> None:
         self._address = (host, port)
@@ -28,9 +29,12 @@ class Member(asyncio.Protocol):
         """When each connection was greeted, and whether it was a resume."""
         self.ends: list[tuple[float, int]] = []
         """When each connection ended, and with which close code (1006: none)."""
-        self.heard: dict[int, float] = {}
+        self.heard: dict[int, int] = {}
+        """The number of each cast that was heard, and over which of the connections."""
         self.refused = 0
         """Handshakes that were answered with something else than a websocket."""
+        self.attempts: list[float] = []
+        """When it tried to connect."""
         self.connected = asyncio.Event()
         self._transport: asyncio.Transport | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -43,6 +47,7 @@ class Member(asyncio.Protocol):
 
     def come(self) -> None:
         """Connect, with the session that it has."""
+        self.attempts.append(time.monotonic())
         self._dialing = asyncio.get_running_loop().create_task(self._dial())
 
     async def _dial(self) -> None:
@@ -96,7 +101,7 @@ class Member(asyncio.Protocol):
         if opcode == TEXT and payload.startswith(CAST):
             number = int(payload[len(CAST) : -1])
             assert number not in self.heard, f"cast {number} came twice"
-            self.heard[number] = time.monotonic()
+            self.heard[number] = len(self.greetings)
         elif opcode == TEXT:
             greeting = json.loads(payload)
             assert greeting["event"] == "connect", greeting
@@ -134,13 +139,10 @@ class Member(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
-    def was_away(self, at: float, slack: float) -> bool:
-        """Whether it had no connection at this time, or within so many seconds around."""
-        back = [greeted for greeted, _ in self.greetings[1:]]
-        return any(
-            end - slack <= at <= (back[i] if i < len(back) else float("inf")) + slack
-            for i, (end, _) in enumerate(self.ends)
-        )
+    def has_gap(self) -> bool:
+        """Whether a cast is missing between two that were heard over one connection, or they came disordered."""
+        heard = list(self.heard.items())
+        return any(number != before + 1 for (before, one), (number, other) in itertools.pairwise(heard) if one == other)
 
 
 class Crowd:

@@ -179,7 +179,7 @@ class Client:
 
     def _reply(self, event: str, data: Any) -> dict[str, Any]:
         if event not in self.replies:
-            return {"error": {"code": "not_found", "message": f"the test's client has no reply to {event!r}"}}
+            return {"error": {"code": "bad_request", "message": f"the test's client has no reply to {event!r}"}}
         return {"data": self.replies[event](data)}
 
     def _ended(self, connection: ClientConnection) -> None:
