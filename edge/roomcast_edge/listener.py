@@ -99,13 +99,13 @@ class Listener:
         self._server: asyncio.Server | None = None
         self.accepts = True
         self.certificate = Certificate(settings.tls_cert, settings.tls_key) if settings.tls_cert else None
-        self._freezer = Freezer()
+        self.freezer = Freezer()
         self._pace = Pace(settings.connect_rate, time.monotonic())
         self._page = Path(settings.page).read_bytes() if settings.page else b""
 
     async def start(self) -> None:
         """Listen. ``OSError`` when the port is taken."""
-        self._freezer.start()
+        self.freezer.start()
         host, port = self.settings.listen
         loop = asyncio.get_running_loop()
         secure: dict[str, Any] = {}
@@ -252,7 +252,7 @@ class Listener:
             connection.end(CloseCode.TRY_LATER, "the session could not be opened; come back")
             return
         self.metrics.handshakes["opened"] += 1
-        self._freezer.count()
+        self.freezer.count()
         connection.greet(opened, grant.expires)
         if not opened.resumed:
             self._on_opened(opened.socket)

@@ -154,7 +154,15 @@ class Edge:
         )
         metrics.gauges(gauges)
         refuge = Refuge(client, bucket, lease, heartbeat.neighbours, settings.prefix, self._dial)
-        works = (follower.run(), keeper.run(), lease.run(), heartbeat.run(), refuge.run(), listener.watch())
+        works = (
+            follower.run(),
+            keeper.run(),
+            lease.run(),
+            heartbeat.run(),
+            refuge.run(),
+            listener.watch(),
+            listener.freezer.run(),
+        )
         for work in (*works, tellers.run(), janitor.run()):
             self._run(work)
         if listener.certificate is not None:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 
 import orjson
@@ -100,7 +100,7 @@ class Sessions:
         follower = self._membership.follower
         record = socket.record(self._edge, follower.head)
         record.rooms = set(grant.all_rooms)
-        with self._membership.hearing(socket.id, record.rooms):
+        with self._membership.hearing(socket.id, record.rooms) if record.rooms else nullcontext():
             socket.revision = await self._bucket.put(f"socket.{socket.id}", record.to_json(), expect=0, ttl=RECORD_TTL)
             socket.saved_at = time.monotonic()
             await follower.bring_up_to_date(socket.id, record)
