@@ -50,6 +50,8 @@ class MendedClient(Client):
         self._flush_due = False
         self._let_in = False
         """Whether a connection has ever stood: who is refused later keeps trying."""
+        self._ended = False
+        """Whether it was closed for good: a reconnect that has missed its cancellation sees it here."""
         self._leaving: asyncio.Task[None] | None = None
         self._next = ""
         """The server to reconnect to first, where one was chosen."""
@@ -296,6 +298,7 @@ class MendedClient(Client):
                 await asyncio.sleep(random.uniform(0.2, 1.0))
 
     async def _close(self, status: int, do_cbs: bool = True) -> None:
+        self._ended = self._ended or status == Client.CLOSED
         if self._leaving is not None:
             self._leaving.cancel()
         transport = self._stream()
@@ -309,6 +312,9 @@ class MendedClient(Client):
             overdue.cancel()
 
     async def _select_next_server(self) -> None:
+        if self._ended:
+            self._status = Client.CLOSED
+            raise asyncio.CancelledError
         if self._next:
             first, self._next = self._next, ""
             self._server_pool.sort(key=lambda server: server.uri.netloc != first)
