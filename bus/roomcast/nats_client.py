@@ -238,12 +238,17 @@ class MendedClient(Client):
     async def _process_connect_init(self) -> None:
         self._server_info = {}
         try:
+            self._check_ended()
             await super()._process_connect_init()
             if not self.is_connected:  # nats-py takes an end of the connection here for a success
                 for task in (self._reading_task, self._ping_interval_task, self._flusher_task):
                     if task is not None:
                         task.cancel()
                 raise errors.UnexpectedEOF
+        except asyncio.CancelledError:
+            if (stream := self._stream()) is not None:
+                stream.abort()
+            raise
         except Exception as error:
             stream = self._stream()
             if stream is not None:
@@ -256,6 +261,16 @@ class MendedClient(Client):
                 raise BusRefused(f"NATS at {where} cannot be used: {why}") from error
             raise
         self._let_in = True
+
+    async def _connect_to_server(self, s: Any) -> None:
+        self._check_ended()
+        await super()._connect_to_server(s)
+
+    def _check_ended(self) -> None:
+        """A reconnect whose cancellation went by unseen must not bring a closed client back."""
+        if self._ended:
+            self._status = Client.CLOSED
+            raise asyncio.CancelledError
 
     async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
         if initial_connection:
@@ -312,9 +327,6 @@ class MendedClient(Client):
             overdue.cancel()
 
     async def _select_next_server(self) -> None:
-        if self._ended:
-            self._status = Client.CLOSED
-            raise asyncio.CancelledError
         if self._next:
             first, self._next = self._next, ""
             self._server_pool.sort(key=lambda server: server.uri.netloc != first)
