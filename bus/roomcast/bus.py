@@ -273,6 +273,8 @@ class Bus(Casting):
         answer = await self._asking.call(name, event, orjson.Fragment(payload), timeout)
         if answer is None:
             raise SocketNotFound(name)
+        if "refused" in answer:  # the client's own word, whatever code it chose
+            raise RemoteError(answer["refused"]["code"], answer["refused"]["message"])
         return answer["reply"]
 
     async def get(self, socket: Target, *, timeout: float = 5.0) -> Socket | None:

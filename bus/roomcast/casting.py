@@ -112,7 +112,10 @@ class Casting:
         await self._publish([(self._subjects.blast(cast.event), headers)], payload)
 
     async def flush(self, *, timeout: float = 5.0) -> None:
-        """Wait until the NATS server has all casts sent so far. ``BusUnavailable``, ``BusTimeout``."""
+        """Wait until the NATS server has all casts sent so far. ``BusUnavailable``, ``BusTimeout``.
+
+        ``PermissionDenied`` names a subject that NATS has refused since the last flush: that cast reached nobody.
+        """
         try:
             await self.nats.flush(timeout)
         except (TimeoutError, nats_errors.FlushTimeoutError) as error:

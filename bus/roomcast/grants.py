@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import orjson
+
 from roomcast.membership import room_list
 from roomcast.names import MAX_NAME_BYTES, encode_room
 
@@ -92,6 +94,10 @@ class Grant:
     def from_json(cls, body: Mapping[str, Any]) -> Grant:
         """The grant in an answer or in a token's claims; ``ValueError`` names the field that is wrong."""
         rooms, expires = body.get("rooms"), body.get("expires")
+        try:
+            orjson.dumps([body.get("data"), body.get("client_rooms")])
+        except TypeError as error:  # lone surrogates, huge integers, too deep: what JSON may hold and no record can
+            raise ValueError(f"data cannot be stored: {error}") from None
         return cls(
             user=body.get("user"),
             rooms=() if rooms is None else rooms,

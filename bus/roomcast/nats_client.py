@@ -56,8 +56,8 @@ class MendedClient(Client):
         self._next = ""
         """The server to reconnect to first, where one was chosen."""
         self._denied: PermissionDenied | None = None
-        self.on_denied: Callable[[PermissionDenied], None] | None = None
-        """Called as soon as NATS says that a subject is not for this connection."""
+        self.on_denied: Callable[[PermissionDenied], bool] | None = None
+        """Called as soon as NATS says that a subject is not for this connection; says whether whoever used it knows."""
 
     # -- the synchronous way in and out ------------------------------------------------------------------------------
 
@@ -168,7 +168,7 @@ class MendedClient(Client):
     async def flush(self, timeout: float = 10) -> None:
         """As nats-py's, but it cannot hang on a connection that was replaced, nor hurt the reader when cancelled.
 
-        Raises ``PermissionDenied`` for a subject that NATS has refused since the last flush.
+        Raises ``PermissionDenied`` for a subject that NATS has refused since the last flush, where nobody was told.
         """
         if self.is_closed:
             raise errors.ConnectionClosedError
@@ -212,9 +212,8 @@ class MendedClient(Client):
         if violation is not None:
             operation = "publish" if violation[1].lower() == "publish" else "subscribe"
             denied = PermissionDenied(operation, violation[2])
-            self._denied = self._denied or denied
-            if self.on_denied is not None:
-                self.on_denied(denied)
+            if self.on_denied is None or not self.on_denied(denied):
+                self._denied = self._denied or denied
             await self.report(denied)
             return
         # Where the server ends the connection too, its EOF leads to a reconnect; giving up for good is not ours.

@@ -115,10 +115,13 @@ class Requests:
             if not future.done():
                 future.set_exception(ConnectionLost(why))
 
-    def _deny(self, denied: PermissionDenied) -> None:
-        for future, subject in list(self._waiting.values()):
-            if subject == denied.subject and not future.done():
+    def _deny(self, denied: PermissionDenied) -> bool:
+        """Tell all who wait for an answer on this subject; whether there were any."""
+        asked = [future for future, subject in self._waiting.values() if subject == denied.subject]
+        for future in asked:
+            if not future.done():
                 future.set_exception(denied)
+        return bool(asked)
 
     @property
     def under_way(self) -> int:

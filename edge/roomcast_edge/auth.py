@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,7 +15,7 @@ import jwt
 import orjson
 
 from roomcast.envelope import parse_answer
-from roomcast.errors import BusTimeout, BusUnavailable, RemoteError
+from roomcast.errors import RemoteError, RoomcastError
 from roomcast.grants import Grant
 from roomcast.grants import Handshake as Question
 from roomcast.names import Subjects
@@ -23,6 +25,8 @@ from roomcast_edge.handshake import Handshake
 from roomcast_edge.settings import Settings
 
 log = logging.getLogger("roomcast.edge")
+
+_PEM_BLOCKS = re.compile(r"-----BEGIN [^-]+-----.*?-----END [^-]+-----", re.DOTALL).findall
 
 SYMMETRIC = "HS256"
 ASYMMETRIC = ("RS256", "ES256", "EdDSA")
@@ -165,34 +169,55 @@ class Tokens:
 
 def _public_keys(text: str) -> list[Key]:
     if "-----BEGIN" in text:
-        return [_pem_key(text)]
+        return [_pem_key(block) for block in _PEM_BLOCKS(text) or [text]]
     try:
-        found = [(str(each.get("kid", "")), jwt.PyJWK(each)) for each in json.loads(text)["keys"]]
+        # Identity providers list keys for encryption beside those for signatures.
+        rows = [row for row in json.loads(text)["keys"] if row.get("use", "sig") == "sig"]
+        found = [(str(row.get("kid", "")), jwt.PyJWK(row)) for row in rows]
     except (ValueError, KeyError, TypeError, AttributeError, jwt.PyJWTError) as error:
         raise ValueError(f"neither PEM nor a JWKS ({error})") from None
     for kid, each in found:
         if each.algorithm_name not in ASYMMETRIC:
             raise ValueError(f"the key {kid!r} is for {each.algorithm_name}; allowed are {', '.join(ASYMMETRIC)}")
     if not found:
-        raise ValueError("the JWKS has no keys")
-    return [Key(kid, each.key, each.algorithm_name) for kid, each in found]
+        raise ValueError("the JWKS has no keys for signatures")
+    return [Key(kid, _public(each.key), each.algorithm_name) for kid, each in found]
 
 
-def _pem_key(text: str) -> Key:
+def _pem_key(block: str) -> Key:
     for algorithm in ASYMMETRIC:
         try:
-            value = jwt.get_algorithm_by_name(algorithm).prepare_key(text)
+            value = jwt.get_algorithm_by_name(algorithm).prepare_key(block)
         except (ValueError, TypeError, jwt.PyJWTError):
             continue
-        return Key("", value, algorithm)
+        return Key("", _public(value), algorithm)
     raise ValueError(f"no public key for {', '.join(ASYMMETRIC)}")
+
+
+def _public(key: Any) -> Any:
+    if hasattr(key, "private_bytes"):
+        raise ValueError("this is a private key, which only those who sign should have; give its public one")
+    return key
+
+
+def tokens_of(settings: Settings) -> Tokens | None:
+    """What verifies tokens, where tokens decide. ``ValueError``: the keys cannot be used, or would not be."""
+    if settings.auth == "jwt":
+        return Tokens(settings)
+    if settings.jwt_secret or settings.jwt_keys:
+        raise ValueError(f"keys of tokens are given, but --auth is {settings.auth}: no token would be verified")
+    return None
 
 
 class Asked:
     """A service on ``bus.auth`` grants or refuses."""
 
-    def __init__(self, requests: Requests, subjects: Subjects, timeout: float) -> None:
+    def __init__(
+        self, requests: Requests, subjects: Subjects, timeout: float, warn: Callable[[str, str], None]
+    ) -> None:
+        """``timeout`` is in seconds; ``warn`` logs, and not a line for each client that comes while nobody answers."""
         self._requests = requests
+        self._warn = warn
         self._subject = subjects.auth
         self._timeout = timeout
 
@@ -206,16 +231,21 @@ class Asked:
 
     async def _ask(self, question: Question) -> Grant:
         try:
-            reply = await self._requests.ask(self._subject, orjson.dumps(question.to_json()), self._timeout)
-            return Grant.from_json(parse_answer(reply.data))
+            body = orjson.dumps(question.to_json())
+        except TypeError:  # it reads 1,024 levels and writes 254
+            raise Denied("the auth is nested too deeply") from None
+        try:
+            answer = parse_answer((await self._requests.ask(self._subject, body, self._timeout)).data)
         except RemoteError as error:
-            if error.code not in ("bad_request", "unauthorized", "forbidden", "too_many"):
-                log.error("a client is sent away: the service on %s failed: %s", self._subject, error)
-                raise Denied("nobody can say who may connect", CloseCode.TRY_LATER) from None
-            raise Denied(error.message or "refused") from None
-        except (NoResponders, BusTimeout, BusUnavailable) as error:
-            log.error("a client is sent away: no service answers on %s: %s", self._subject, error or "nobody listens")
-            raise Denied("nobody can say who may connect", CloseCode.TRY_LATER) from None
-        except (ValueError, TypeError) as error:
-            log.error("a grant on %s is wrong: %s", self._subject, error)
-            raise Denied("nobody can say who may connect", CloseCode.TRY_LATER) from None
+            if error.code != "internal":
+                raise Denied(error.message or "refused") from None
+            why = f"the service on {self._subject} failed: {error.message}"
+        except (NoResponders, RoomcastError, ValueError) as error:
+            why = f"no service answers on {self._subject}: {str(error) or 'nobody listens'}"
+        else:
+            try:
+                return Grant.from_json(answer)
+            except ValueError as error:
+                why = f"the grant on {self._subject} is wrong: {error}"
+        self._warn("a client is sent away", why)
+        raise Denied("nobody can say who may connect", CloseCode.TRY_LATER)

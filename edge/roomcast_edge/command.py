@@ -17,7 +17,7 @@ import uvloop
 from click.core import ParameterSource
 
 from roomcast.access import MASK, masked
-from roomcast.errors import BusRefused
+from roomcast.errors import BusRefused, PermissionDenied
 from roomcast.open_files import raise_file_limit
 from roomcast_edge.environment import check_environment, variable
 from roomcast_edge.logs import configure
@@ -108,7 +108,7 @@ async def _main(settings: Settings) -> int:
     failed = starting.exception() if starting.done() else None
     if isinstance(failed, OSError):
         log.error("the port %s:%d cannot be used: %s", *settings.listen, getattr(failed, "strerror", failed))
-    elif isinstance(failed, BusRefused):
+    elif isinstance(failed, BusRefused | PermissionDenied):
         log.error("%s", failed)
     elif failed is not None:
         raise failed

@@ -32,6 +32,7 @@ UNANSWERED = 64
 FAR = 86_400.0
 """Seconds of the longest timer."""
 NO_HEADERS = Headers()
+END_OF_REQUEST = b"\r\n\r\n"
 TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 
 quiet = logging.getLogger("roomcast.edge.websockets")
@@ -83,7 +84,7 @@ class Connection(asyncio.Protocol):
         self.peer = ""
         # The address at which the listener counts this connection.
         self.counted_at = ""
-        # Bytes of the HTTP request.
+        # Bytes of the HTTP request so far; negative once it is there.
         self._received = 0
 
     # -- asyncio's callbacks -----------------------------------------------------------------------------------------
@@ -102,6 +103,8 @@ class Connection(asyncio.Protocol):
         """Bytes of the client."""
         ws = self._ws
         self.heard = time.monotonic()
+        if self._received >= 0 and self._is_too_large(data):
+            return
         ws.receive_data(data)
         for event in ws.events_received():
             if isinstance(event, Request):
@@ -109,12 +112,6 @@ class Connection(asyncio.Protocol):
             elif isinstance(event, Frame) and self.closing is None:
                 self._on_frame(event)
         self._after_receiving()
-        if self.dialect is None:
-            self._received += len(data)
-            if self._received > self._listener.settings.handshake_limit and not self._transport.is_closing():
-                self._listener.metrics.handshakes["too_large"] += 1
-                self._transport.write(TOO_LARGE)
-                self._transport.close()
 
     def eof_received(self) -> bool:
         """The client sends no more: the connection is over."""
@@ -159,7 +156,21 @@ class Connection(asyncio.Protocol):
 
     # -- the handshake -----------------------------------------------------------------------------------------------
 
+    def _is_too_large(self, data: bytes) -> bool:
+        """Count bytes of the HTTP request; past the limit it is refused, whatever more of it comes."""
+        limit = self._listener.settings.handshake_limit
+        end = data.find(END_OF_REQUEST)
+        self._received += len(data) if end < 0 else end + len(END_OF_REQUEST)
+        if self._received <= limit:
+            return False
+        if not self._transport.is_closing():
+            self._listener.metrics.handshakes["too_large"] += 1
+            self._transport.write(TOO_LARGE)
+            self._transport.close()
+        return True
+
     def _on_request(self, request: Request) -> None:
+        self._received = -1
         answer = self._listener.answer(self._ws, request, self)
         request.headers = NO_HEADERS  # the parser keeps the request for as long as the connection lives: 2 KiB of it
         self._ws.send_response(answer.response)
@@ -217,7 +228,7 @@ class Connection(asyncio.Protocol):
 
     def expire_at(self, expires: float) -> None:
         """Close the connection at this time, in seconds since the epoch (0: never), unless it is called again."""
-        if self.closing is not None or self.closed:
+        if not self.is_open():
             return
         self._cancel_timer()
         if expires:

@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 
 from roomcast.envelope import parse_answer
-from roomcast.errors import BusTimeout, BusUnavailable, RemoteError
+from roomcast.errors import BusTimeout, BusUnavailable, PermissionDenied, RemoteError
 from roomcast.membership import Change
 from roomcast.names import Subjects, encode_room, is_reserved_event, is_socket_id
 from roomcast.requests import NoResponders, Reply, Requests
@@ -243,5 +243,7 @@ def _outcome(future: asyncio.Future[Reply], event: str) -> tuple[str, bytes]:
         return "no_service", f"no service answers {event!r}".encode()
     if isinstance(error, BusTimeout):
         return "timeout", b"the service did not answer in time"
+    if isinstance(error, PermissionDenied):
+        return "unavailable", b"the edge may not ask that of NATS; its log tells why"
     code, message = error_of(error)
     return code, message.encode()

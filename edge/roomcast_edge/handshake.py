@@ -43,11 +43,11 @@ class Handshake:
     def question(self) -> Question:
         """What a service is asked that says who may connect."""
         return Question(
-            token=self.token,
+            token=_readable(self.token),
             auth=self.auth,
-            headers={name.lower(): value for name, value in self.headers.raw_items()},
-            query={name: values[0] for name, values in self.query.items()},
-            address=self.address,
+            headers={_readable(name.lower()): _readable(value) for name, value in self.headers.raw_items()},
+            query={_readable(name): _readable(values[0]) for name, values in self.query.items()},
+            address=_readable(self.address),
             path=self.path,
         )
 
@@ -97,6 +97,11 @@ def client_address(peer: str, headers: Headers, proxies: int) -> str:
         if len(seen) >= proxies:
             return seen[-proxies]
     return peer
+
+
+def _readable(text: str) -> str:
+    """The same, once bytes that were no ASCII are read as UTF-8."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def _carried(offered: list[str], prefix: str) -> str:

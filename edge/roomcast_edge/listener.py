@@ -243,6 +243,10 @@ class Listener:
             self.metrics.handshakes["unavailable"] += 1
             connection.end(CloseCode.TRY_LATER, "the bus is away; come back")
             return
+        except Exception:  # nobody else would end the connection
+            self.metrics.handshakes["failed"] += 1
+            connection.end(CloseCode.TRY_LATER, "the session could not be opened; come back")
+            raise
         if opened is None:
             self.metrics.handshakes["left"] += 1
             connection.end(CloseCode.TRY_LATER, "the session could not be opened; come back")

@@ -109,7 +109,7 @@ class Metrics(Collector):
             "Requests on the clients' port, by how they ended; opened is a websocket that was greeted.",
             "outcome",
             (
-                *("opened", "denied", "left", "unavailable", "shed", "address", "origin"),
+                *("opened", "denied", "left", "unavailable", "shed", "address", "origin", "failed"),
                 *("timeout", "malformed", "too_large", "transport", "not_found", "page"),
             ),
         )

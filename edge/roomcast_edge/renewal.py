@@ -5,8 +5,8 @@ from __future__ import annotations
 from roomcast.membership import Change
 from roomcast_edge.answers import Refused
 from roomcast_edge.auth import Auth, Denied
+from roomcast_edge.closing import CloseCode
 from roomcast_edge.connection import Connection
-from roomcast_edge.keeper import Elsewhere
 from roomcast_edge.membership import Membership
 from roomcast_edge.socket import EdgeSocket
 
@@ -27,11 +27,12 @@ class Renewal:
         try:
             grant = await self._auth.renew(token)
         except Denied as denied:
-            raise Refused("unauthorized", str(denied)) from None
+            code = "unavailable" if denied.code is CloseCode.TRY_LATER else "unauthorized"
+            raise Refused(code, str(denied)) from None
         if grant.user != socket.user:
             raise Refused("forbidden", "the token is another user's: connect anew with it")
         if self._membership.index.sockets.get(socket.id) is not socket:
-            raise Elsewhere
+            raise Refused("unavailable", "the session is not here any more")
         socket.client_rooms, socket.data = grant.client_rooms, grant.data
         connection.expire_at(grant.expires)
         _, saved = self._membership.change(socket, Change(join=grant.all_rooms))

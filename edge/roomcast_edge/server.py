@@ -16,7 +16,7 @@ from roomcast.names import Subjects
 from roomcast.nats_client import MendedClient, connect
 from roomcast.requests import Requests
 from roomcast_edge.admin import AdminServer, Dependency, Health
-from roomcast_edge.auth import Asked, Auth, Everybody, Tokens
+from roomcast_edge.auth import Asked, Auth, Everybody, tokens_of
 from roomcast_edge.calls import Calls
 from roomcast_edge.casts import Casts
 from roomcast_edge.closing import CloseCode
@@ -66,7 +66,7 @@ class Edge:
 
     def __init__(self, settings: Settings) -> None:
         """``ValueError``: the keys of tokens cannot be used; ``OSError``: the admin port is taken."""
-        self._tokens = Tokens(settings) if settings.auth == "jwt" else None
+        self._tokens = tokens_of(settings)
         if settings.auth == "none" and not _is_loopback(settings.listen[0]):
             log.warning("ANYONE may connect to %s:%d: set --auth to jwt or bus", *settings.listen)
         self.id = new_edge_id()
@@ -119,7 +119,7 @@ class Edge:
         self._service = service = Service(self.id, subjects, client, workshop, coordinator)
         auth: Auth = self._tokens or Everybody()
         if settings.auth == "bus":
-            auth = Asked(requests, subjects, settings.action_timeout)
+            auth = Asked(requests, subjects, settings.action_timeout, self._sampled.warning)
         emits = Emits(subjects, requests, membership, fanout, metrics, Renewal(auth, membership), settings, self.id)
         dialects: list[Dialect] = [
             JsonDialect(),

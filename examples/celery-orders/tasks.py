@@ -9,7 +9,7 @@ from roomcast import SyncBus
 
 app = Celery("tasks", broker=os.environ.get("CELERY_BROKER_URL", "filesystem://"))
 folder = os.environ.get("CELERY_FOLDER", tempfile.gettempdir())
-app.conf.broker_transport_options = {"data_folder_in": folder, "data_folder_out": folder}
+app.conf.broker_transport_options = {"data_folder_in": folder, "data_folder_out": folder, "polling_interval": 0.1}
 
 bus = SyncBus.connect()  # at NATS_URL, when it is first used: in each worker process, after its fork
 

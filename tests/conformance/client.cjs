@@ -12,7 +12,8 @@ function tell(name, saw, more) {
 
 function watch4(name, socket) {
   socket.on("connect", () => tell(name, "connect", { id: socket.id, recovered: socket.recovered, pid: socket._pid }));
-  socket.on("connect_error", error => tell(name, "connect_error", { message: error.message, active: socket.active }));
+  socket.on("connect_error", error => tell(name, "connect_error", {
+    message: error.message, data: error.data, active: socket.active }));
   socket.on("disconnect", (reason, details) => tell(name, "disconnect", {
     reason, active: socket.active, code: details && details.context && details.context.code,
     why: details && details.context && details.context.reason }));
@@ -55,6 +56,7 @@ const commands = {
     if (ref === undefined) socket.emit(...args);
     else socket.emit(...args, (...answer) => tell(name, "ack", { ref, args: answer }));
   },
+  reply({ name, event, answer }) { sockets.get(name).on(event, (data, acknowledge) => acknowledge(answer)); },
   open({ name }) { sockets.get(name).connect(); },
   close({ name }) { sockets.get(name).disconnect(); },
 };

@@ -62,7 +62,7 @@ def test_the_greeting():
     assert greeting == {"event": "connect", "data": {"id": "an.id", "session": "an.id.secret", "resumed": True}}
 
 
-def decoded(text: bytes) -> Emit | Refusal:
+def decoded(text: bytes) -> Emit | Reply | Refusal:
     """What becomes of a message. Anything but a refusal that is raised is a failure."""
     try:
         return dialect.decode(text)
@@ -85,7 +85,7 @@ def test_any_bytes_are_an_emit_or_a_refusal(text: bytes):
     if isinstance(told, Refusal):
         assert told.close in (CloseCode.POLICY, CloseCode.NOT_UTF8)
         dialect.error(told.reply_id, told.code, told.message)
-    else:
+    elif isinstance(told, Emit):
         usable(told)
 
 
@@ -112,6 +112,27 @@ def test_any_object_is_read_as_a_naive_reader_does(body: dict[str, Any]):
     else:
         assert told == Emit(event, (body.get("data"),), reply_id)
         usable(told)
+
+
+@given(texts.filter(bool), values, st.integers(1, 2**53))
+def test_a_call_is_an_event_with_a_number(event: str, data: Any, number: int):
+    call = json.loads(payload(dialect.call(event, number, orjson.dumps(data))))
+    assert call == {"event": event, "data": data, "id": number}
+    assert dialect.decode(orjson.dumps({"id": number, "data": data})) == Reply(number, data, None, number)
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        ({"code": "busy", "message": "not now"}, ("busy", "not now")),
+        ({"code": 7}, ("7", "the client refused")),
+        ({}, ("internal", "the client refused")),
+        ("no", ("internal", "no")),
+        (None, None),
+    ],
+)
+def test_a_reply_with_an_error(error: Any, told: tuple[str, str] | None):
+    assert dialect.decode(orjson.dumps({"id": 1, "error": error})) == Reply(1, None, told, 1)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from roomcast_edge.closing import CloseCode
-from roomcast_edge.dialects import Attachments, Connect, Emit, Leave, Refusal, Say
+from roomcast_edge.dialects import Attachments, Connect, Emit, Leave, Refusal, Reply, Say
 from roomcast_edge.dialects.socketio import MAX_ATTACHMENTS, SocketIoDialect
 from roomcast_edge.frames import text_frame
 from support.socketio_packets import (
@@ -131,7 +131,7 @@ def test_what_is_not_utf8_is_said_so_and_not_said_back(text: bytes):
 def test_no_input_raises_anything_but_a_refusal(text: bytes):
     with contextlib.suppress(Refusal):
         decoded = dialect.decode(text)
-        assert decoded is None or isinstance(decoded, Emit | Connect | Leave | Say | Attachments)
+        assert decoded is None or isinstance(decoded, Emit | Reply | Connect | Leave | Say | Attachments)
         if isinstance(decoded, Say):
             payload(decoded.frame)  # UTF-8
 
@@ -150,6 +150,26 @@ def test_a_cast_keeps_the_publishers_json_as_it_is(event: str, data: Any, indent
     frame = dialect.cast(event, written.encode())
     assert written in payload(frame)
     assert parse(frame) == (EVENT, "/", None, [event, json.loads(written)])
+
+
+@given(names, values, st.integers(1, 2**48))
+def test_a_call_is_an_event_that_asks_for_an_acknowledgement(event: str, data: Any, number: int):
+    assert parse(dialect.call(event, number, orjson.dumps(data))) == (EVENT, "/", number, [event, data])
+
+
+@pytest.mark.parametrize(
+    ("args", "reply"),
+    [
+        ([], Reply(7)),
+        ([{"a": 1}, "more"], Reply(7, {"a": 1})),
+        ([{"error": {"code": "busy", "message": "not now"}}], Reply(7, None, ("busy", "not now"))),
+        ([{"error": {}}], Reply(7, None, ("internal", "the client refused"))),
+        ([{"error": "a text"}], Reply(7, {"error": "a text"})),
+        ([{"error": {}, "data": 1}], Reply(7, {"error": {}, "data": 1})),
+    ],
+)
+def test_an_acknowledgement_is_the_reply_to_a_call(args: list[Any], reply: Reply):
+    assert dialect.decode(encode(ACK, "/", 7, args)) == reply
 
 
 @given(st.integers(0, 10**15), values, texts, texts)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import subprocess
+import sys
 
 import nats.errors
 import pytest
@@ -287,3 +289,16 @@ def wait_until_logged(node: ManifestNode, what: str) -> None:
         await until(lambda: what in node.log_tail(200), 10, f"the log says {what!r}: {node.log_tail()}")
 
     asyncio.run(look())
+
+
+@pytest.mark.parametrize("user", PASSWORDS)
+async def test_the_doctor_finds_each_user_able_to_do_its_work(nodes, edges, user):
+    doctor = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "roomcast", "doctor", "--as", user, "--json"),
+        env={**os.environ, "NATS_URL": ",".join(urls(nodes, user))},
+        stdout=asyncio.subprocess.PIPE,
+    )
+    told, _ = await doctor.communicate()
+    findings = [json.loads(line) for line in told.splitlines()]
+    assert {each["check"] for each in findings} >= {"nats", "permissions"}, findings
+    assert not [each for each in findings if each["level"] == "fail"], findings

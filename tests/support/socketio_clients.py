@@ -67,6 +67,10 @@ class SocketIo:
         """Emit, and wait for the acknowledgement: its one argument."""
         raise NotImplementedError
 
+    def reply(self, event: str, answer: Any) -> None:
+        """Acknowledge calls of this event by this answer from now on."""
+        raise NotImplementedError
+
     async def close(self) -> None:
         """Disconnect as a client that leaves."""
         raise NotImplementedError
@@ -123,6 +127,9 @@ class JsSocketIo(SocketIo):
         )
         [only] = answer["args"]
         return only
+
+    def reply(self, event: str, answer: Any) -> None:
+        self.tell("reply", event=event, answer=answer)
 
     async def close(self) -> None:
         self.tell("close")
@@ -272,6 +279,9 @@ class PySocketIo(SocketIo):
 
     async def ask(self, *args: Any) -> Any:
         return await self.client.call(args[0], tuple(args[1:]), timeout=10)
+
+    def reply(self, event: str, answer: Any) -> None:
+        self.client.on(event, lambda *_: answer)
 
     async def close(self) -> None:
         await self.client.shutdown()

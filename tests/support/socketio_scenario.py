@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -11,10 +12,11 @@ from typing import Any
 import pytest
 from nats.aio.msg import Msg
 
-from roomcast import Bus
+from roomcast import Bus, BusTimeout, RemoteError
 from support.edges import EdgeProcess
 from support.front import Front
 from support.socketio_clients import Kind, SocketIo
+from support.tokens import SECRET, signed
 from support.until import until
 
 OPEN_ROOMS = "chat-*"
@@ -55,6 +57,12 @@ class Stage:
 
         await self.bus.nats.subscribe(f"{self._prefix}.action.{action}", cb=on_request)
         await self.bus.flush()
+
+    async def called(self, client: SocketIo, event: str) -> Any:
+        """What the client replies to a call; None while it does not reply."""
+        with contextlib.suppress(BusTimeout):
+            return await self.bus.call(client.id, event, 1, timeout=0.5)
+        return None
 
     async def is_on(self, client: SocketIo, edge: EdgeProcess) -> None:
         """Wait until an edge says that it holds the client's socket."""
@@ -131,6 +139,52 @@ class Scenario:
             await client.hears("ende 🎉 with spaces.and.dots", None)
         assert here.events == [default, ("direct", ["to one"]), *ends]
         assert there.events == [default, ("newMessage", [{"text": "Hi", "ä€😀": [1, None, 2.5]}]), *ends]
+
+    # -- what it is asked ----------------------------------------------------------------------------------------------
+
+    async def test_replies_to_calls(self, stage):
+        client = await stage.client(1)
+        client.reply("confirm", {"yes": True})
+        client.reply("refuse", {"error": {"code": "busy", "message": "not now"}})
+        assert await until(lambda: stage.called(client, "confirm"), 10, "the handler is there") == {"yes": True}
+        with pytest.raises(RemoteError, match="busy: not now"):
+            await stage.bus.call(client.id, "refuse", {"a": 1})
+        assert await client.ask("bus:ping") == {}
+
+    # -- who it is -----------------------------------------------------------------------------------------------------
+
+    async def test_a_token_is_needed_and_the_client_hears_why(self, nats, prefix, start_edge, kind):
+        edge = await start_edge(nats.urls, auth="jwt", jwt_secret=SECRET, log_level="debug")
+        url, bad = f"http://127.0.0.1:{edge.port}", signed("eve", "another secret, as long as it must be")
+        carries = kind.carries_session == "pid"  # and so has a message for its auth
+
+        async def opened(token: str, wait: bool = True) -> SocketIo:
+            if carries:
+                return await kind.open(url, auth={"token": token} if token else None, wait=wait)
+            return await kind.open(url, query=f"token={token}" if token else "", wait=wait)
+
+        for token, message, close in (
+            ("", "a token is needed", 4500),
+            (bad, "the token does not verify", 4500),
+            (signed("ann", exp=1), "the token has expired", 4501),
+        ):
+            client = await opened(token, wait=False)
+            error = await client.sees("connect_error")
+            assert error["message"] == message
+            if carries:
+                assert error["data"] == {"code": "unauthorized", "close": close}
+            assert client.all("connect") == []
+        async with Bus.connect(nats.url, prefix=prefix) as bus:
+            client = await opened(token := signed("ann", rooms=["news"]))
+            socket = await bus.get(client.id)
+            assert (socket.user, socket.rooms) == ("ann", {"user.ann", "news"})
+            fresh = signed("ann", data={"plan": "gold"}, exp=2_000_000_000)
+            assert await client.ask("bus:token", {"token": fresh}) == {"expires": 2_000_000_010}
+            assert (await bus.get(client.id)).data == {"plan": "gold"}
+            await bus.disconnect("user.ann", reason="bye")
+            await until(lambda: client.gave_up, 10, "it is told not to come back")
+        for secret in (bad, token, fresh, SECRET):
+            assert secret not in edge.log
 
     # -- what it emits -------------------------------------------------------------------------------------------------
 

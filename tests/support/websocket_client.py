@@ -22,6 +22,10 @@ class Client:
         self.session = ""
         self.resumed = False
         self.events: list[tuple[str, Any]] = []
+        self.calls: list[tuple[str, Any, int]] = []
+        """The calls of services that it has heard: event, data and number."""
+        self.replies: dict[str, dict[str, Any]] = {}
+        """What it replies to calls, by event: ``{"data": …}`` or ``{"error": …}``."""
         self.close_code: int | None = None
         self.close_reason = ""
         self._ids = itertools.count(1)
@@ -49,6 +53,11 @@ class Client:
         try:
             async for text in self.ws:
                 frame = json.loads(text)
+                if "event" in frame and "id" in frame:
+                    self.calls.append((frame["event"], frame["data"], frame["id"]))
+                    if frame["event"] in self.replies:
+                        await self.ws.send(json.dumps({"id": frame["id"], **self.replies[frame["event"]]}))
+                    continue
                 if "id" in frame:
                     future = self._answers.pop(frame["id"], None)
                     if future is not None and not future.done():

@@ -74,6 +74,7 @@ async def test_a_program_that_reads_nats_url(roomcast_cluster, roomcast_client):
 """
 
 ANYIO = """
+import asyncio
 import pytest
 
 pytestmark = pytest.mark.anyio
@@ -83,6 +84,7 @@ def anyio_backend():
     return "asyncio"
 
 async def test_with_anyio(roomcast_bus, roomcast_client):
+    assert roomcast_bus.nats._reading_task.get_loop() is asyncio.get_running_loop()
     client = await roomcast_client()
     await roomcast_bus.broadcast(client.id, "event", 1)
     assert await client.heard("event") == 1

@@ -77,8 +77,7 @@ class Patient:
 
     async def settle(self) -> None:
         """Wait until NATS has seen all that was sent, and said what of it is not allowed."""
-        with contextlib.suppress(PermissionDenied):
-            await self.client.flush(ANSWER_WITHIN)
+        await self.client.flush(ANSWER_WITHIN)
 
 
 @asynccontextmanager
@@ -96,7 +95,12 @@ async def examine(
     requests = Requests(client)
     requests.start()
     patient = Patient(client, requests, subjects, expected)
-    client.on_denied = patient.denied.append
+
+    def collect(denied: PermissionDenied) -> bool:
+        patient.denied.append(denied)
+        return True
+
+    client.on_denied = collect
     try:
         yield patient
     finally:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -35,18 +35,28 @@ def _roomcast_environment(roomcast_cluster: Cluster, monkeypatch: pytest.MonkeyP
     return roomcast_cluster
 
 
-@pytest.fixture
-def roomcast_bus(request: pytest.FixtureRequest) -> Bus:
+@_asyncio_fixture
+async def roomcast_bus(_roomcast_environment: Cluster) -> AsyncIterator[Bus]:
     """A Bus in the test's event loop (of pytest-asyncio or anyio)."""
-    bus: Bus = _asynchronous(request, "bus")
-    return bus
+    async with _roomcast_environment.bus() as bus:
+        yield bus
 
 
-@pytest.fixture
-def roomcast_client(request: pytest.FixtureRequest) -> Callable[..., Awaitable[Client]]:
+@_asyncio_fixture
+async def roomcast_client(_roomcast_environment: Cluster) -> AsyncIterator[Callable[..., Awaitable[Client]]]:
     """Connects clients, which are closed at the test's end: ``client = await roomcast_client(edge=0, headers={…})``."""
-    connect: Callable[..., Awaitable[Client]] = _asynchronous(request, "client")
-    return connect
+    from roomcast.testing import Client
+
+    opened: list[Client] = []
+
+    async def connect(*, edge: int = 0, headers: dict[str, str] | None = None) -> Client:
+        client = Client(_roomcast_environment.edge_urls, headers or {})
+        opened.append(client)
+        await client.connect(edge=edge)
+        return client
+
+    yield connect
+    await asyncio.gather(*[client.close() for client in opened])
 
 
 @pytest.fixture
@@ -75,35 +85,3 @@ def roomcast_sync_client(_roomcast_environment: Cluster) -> Iterator[Callable[..
     for client in opened:
         client.close()
     background.end()
-
-
-def _asynchronous(request: pytest.FixtureRequest, what: str) -> Any:
-    """The fixture as the plugin that runs this test would have it: neither takes the other's."""
-    by_anyio = request.node.get_closest_marker("anyio") is not None
-    return request.getfixturevalue(f"_roomcast_{what}_{'anyio' if by_anyio else 'asyncio'}")
-
-
-async def _bus(_roomcast_environment: Cluster) -> AsyncIterator[Bus]:
-    async with _roomcast_environment.bus() as bus:
-        yield bus
-
-
-async def _client(_roomcast_environment: Cluster) -> AsyncIterator[Callable[..., Awaitable[Client]]]:
-    from roomcast.testing import Client
-
-    opened: list[Client] = []
-
-    async def connect(*, edge: int = 0, headers: dict[str, str] | None = None) -> Client:
-        client = Client(_roomcast_environment.edge_urls, headers or {})
-        opened.append(client)
-        await client.connect(edge=edge)
-        return client
-
-    yield connect
-    await asyncio.gather(*[client.close() for client in opened])
-
-
-_roomcast_bus_anyio = pytest.fixture(name="_roomcast_bus_anyio")(_bus)
-_roomcast_client_anyio = pytest.fixture(name="_roomcast_client_anyio")(_client)
-_roomcast_bus_asyncio = _asyncio_fixture(name="_roomcast_bus_asyncio")(_bus)
-_roomcast_client_asyncio = _asyncio_fixture(name="_roomcast_client_asyncio")(_client)

@@ -46,9 +46,11 @@ class Reply:
 
 
 def error_in(body: Any) -> tuple[str, str] | None:
-    """The code and the message of an error that a client replies with; None for anything else."""
-    if not isinstance(body, dict):
+    """The code and the message of an error that a client replies with; None where it replies with none."""
+    if body is None:
         return None
+    if not isinstance(body, dict):
+        return "internal", str(body)
     return str(body.get("code") or "internal"), str(body.get("message") or "the client refused")
 
 

@@ -212,8 +212,9 @@ def _reply(data: bytes, reply_id: int | None) -> Reply:
     if not isinstance(args, list) or reply_id is None:
         raise malformed("an acknowledgement has an id, and an array of arguments")
     first = args[0] if args else None
-    error = error_in(first.get("error")) if isinstance(first, dict) and set(first) == {"error"} else None
-    return Reply(reply_id, None if error else first, error)
+    if isinstance(first, dict) and set(first) == {"error"} and isinstance(first["error"], dict):
+        return Reply(reply_id, error=error_in(first["error"]))
+    return Reply(reply_id, first)
 
 
 def _binary(count: int, reply_id: int | None) -> Attachments:
