@@ -50,6 +50,8 @@ class MendedClient(Client):
         self._flush_due = False
         self._let_in = False
         """Whether a connection has ever stood: who is refused later keeps trying."""
+        self._ended = False
+        """Whether it was closed for good: a reconnect that has missed its cancellation sees it here."""
         self._leaving: asyncio.Task[None] | None = None
         self._next = ""
         """The server to reconnect to first, where one was chosen."""
@@ -235,12 +237,17 @@ class MendedClient(Client):
     async def _process_connect_init(self) -> None:
         self._server_info = {}
         try:
+            self._check_ended()
             await super()._process_connect_init()
             if not self.is_connected:  # nats-py takes an end of the connection here for a success
                 for task in (self._reading_task, self._ping_interval_task, self._flusher_task):
                     if task is not None:
                         task.cancel()
                 raise errors.UnexpectedEOF
+        except asyncio.CancelledError:
+            if (stream := self._stream()) is not None:
+                stream.abort()
+            raise
         except Exception as error:
             stream = self._stream()
             if stream is not None:
@@ -253,6 +260,16 @@ class MendedClient(Client):
                 raise BusRefused(f"NATS at {where} cannot be used: {why}") from error
             raise
         self._let_in = True
+
+    async def _connect_to_server(self, s: Any) -> None:
+        self._check_ended()
+        await super()._connect_to_server(s)
+
+    def _check_ended(self) -> None:
+        """A reconnect whose cancellation went by unseen must not bring a closed client back."""
+        if self._ended:
+            self._status = Client.CLOSED
+            raise asyncio.CancelledError
 
     async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
         if initial_connection:
@@ -295,6 +312,7 @@ class MendedClient(Client):
                 await asyncio.sleep(random.uniform(0.2, 1.0))
 
     async def _close(self, status: int, do_cbs: bool = True) -> None:
+        self._ended = self._ended or status == Client.CLOSED
         if self._leaving is not None:
             self._leaving.cancel()
         transport = self._stream()

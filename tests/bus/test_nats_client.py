@@ -290,6 +290,18 @@ async def test_closing_does_not_wait_for_a_stalled_server(nats: NatsServer, pref
         await asyncio.wait([hangs])
 
 
+async def test_a_reconnect_that_misses_its_cancellation_ends_with_the_client(nats: NatsServer) -> None:
+    """Python 3.11's ``wait_for`` swallows a cancellation that comes in the moment in which it is done."""
+    async with disconnected(MendedClient, nats) as (client, proxy, _):
+        reconnecting, client._reconnection_task = client._reconnection_task, None
+        assert reconnecting is not None, "it tries to come back"
+        await client.close()
+        await proxy.accept()
+        await asyncio.wait({reconnecting}, timeout=5)
+        assert reconnecting.done(), "nobody reconnects for a client that is closed"
+        assert client.is_closed
+
+
 async def test_a_stall_is_noticed_in_seconds(nats: NatsServer) -> None:
     stock_notices_after = DEFAULT_PING_INTERVAL * (DEFAULT_MAX_OUTSTANDING_PINGS + 1)
     assert stock_notices_after >= 120, "seconds: the stock client's default is minutes"

@@ -50,6 +50,7 @@ METHODS: dict[str, list[str]] = {
     "_process_pong": ["self"],
     "_process_info": ["self", "info", "initial_connection"],
     "_process_connect_init": ["self"],
+    "_connect_to_server": ["self", "s"],
     "_process_op_err": ["self", "e"],
     "_send_ping": ["self", "future"],
     "_read_loop": ["self"],
@@ -129,7 +130,7 @@ def test_what_is_mended_takes_what_the_stock_method_takes(name: str) -> None:
 def test_every_override_overrides_something() -> None:
     own = {
         "subscribe_light", "unsubscribe_light", "send", "unsent", "drained", "report",
-        "_write_soon", "_write_now", "_stream", "_leave_lame_duck", "other_servers",
+        "_write_soon", "_write_now", "_stream", "_leave_lame_duck", "_check_ended", "other_servers",
         "move_to",
     }  # fmt: skip
     for name, value in vars(MendedClient).items():
