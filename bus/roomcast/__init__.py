@@ -3,6 +3,7 @@
 from roomcast._version import __version__
 from roomcast.bus import Bus
 from roomcast.errors import (
+    BusRefused,
     BusTimeout,
     BusUnavailable,
     ConnectionLost,
@@ -27,10 +28,12 @@ from roomcast.handlers import (
 )
 from roomcast.lifecycle import Lifecycle
 from roomcast.membership import ChangeResult, EdgeResult, MoveResult, Socket
+from roomcast.sync import SyncBus
 
 __all__ = [
     "BadRequest",
     "Bus",
+    "BusRefused",
     "BusTimeout",
     "BusUnavailable",
     "ChangeResult",
@@ -52,6 +55,7 @@ __all__ = [
     "ServiceFault",
     "Socket",
     "SocketNotFound",
+    "SyncBus",
     "TooLarge",
     "TooMany",
     "Unauthorized",

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final
 
-from roomcast.membership import parse_socket, room_list, socket_id
-from roomcast.names import DEFAULT_EVENT, check_event
+from roomcast.membership import parse_socket, request_headers, room_list, socket_id
+from roomcast.names import DEFAULT_EVENT, check_event, is_socket_id
 
 
 class Missing(Enum):
@@ -66,10 +66,23 @@ def read_cast(
     return Cast(check_event(DEFAULT_EVENT if event is None else event), data, excepted)
 
 
+SOCKET_ID_HEADER = "X-Socket-Id"
+"""The header in which a page's HTTP request names the page's own socket."""
+
+
 def omitted_id(omit: Any) -> str | None:
-    """The id of the socket to leave out; None for None and for a request that came over no socket."""
+    """The id of the socket to leave out; None for None and for a request that came over no socket and names none.
+
+    An HTTP request names its socket in the header ``X-Socket-Id``. What has not the form of a socket's id omits nobody,
+    as an id that nobody has: a header may be forged, and a room's name in it must not keep the cast from that room.
+    """
     if omit is None:
         return None
+    headers = request_headers(omit)
+    if parse_socket(omit) is None and headers is not None:
+        omit = headers.get(SOCKET_ID_HEADER) or ""
+        return omit if is_socket_id(omit) else None
     if not isinstance(omit, str) and parse_socket(omit) is None and getattr(omit, "socket", MISSING) is None:
         return None
-    return socket_id(omit)
+    named = socket_id(omit)
+    return named if is_socket_id(named) else None

@@ -64,10 +64,11 @@ class Casting:
     ) -> None:
         """Send an event to all members of one room or several: ``broadcast(rooms, [event], data, [omit])``.
 
-        The default event is ``message``. A socket in several of the rooms gets it once; ``omit`` (a socket, a request
-        or an id) and the members of ``except_rooms`` do not get it. When this returns the cast is handed, in order, to
-        a connection that stands; delivery is at most once. Raises ``BusUnavailable`` at once while NATS is away (a
-        cast is never kept to be delivered late), ``ValueError`` and ``TypeError`` before anything is sent.
+        The default event is ``message``. A socket in several of the rooms gets it once; ``omit`` (a socket, a request,
+        an HTTP request with an ``X-Socket-Id``, or an id) and the members of ``except_rooms`` do not get it. When this
+        returns the cast is handed, in order, to a connection that stands; delivery is at most once. Raises
+        ``BusUnavailable`` at once while NATS is away (a cast is never kept to be delivered late), ``ValueError`` and
+        ``TypeError`` before anything is sent.
         """
         names = room_list(rooms)
         cast = read_cast(args, event=event, data=data, omit=omit, except_rooms=except_rooms)

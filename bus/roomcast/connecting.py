@@ -6,6 +6,8 @@ import os
 from collections.abc import Awaitable, Callable, Generator, Iterable
 from typing import TYPE_CHECKING, Any
 
+from roomcast.access import check_url
+
 if TYPE_CHECKING:
     from roomcast.bus import Bus
 
@@ -30,11 +32,13 @@ class Connecting:
 
 
 def server_urls(servers: str | Iterable[str] | None) -> list[str]:
-    """The URLs that are meant: those given, else ``NATS_URL``, else localhost. ``ValueError`` when there is none."""
+    """The URLs that are meant: those given, else ``NATS_URL``, else localhost. ``ValueError`` for a bad one."""
     if servers is None:
         servers = os.environ.get("NATS_URL", "nats://localhost:4222")
     urls = servers.split(",") if isinstance(servers, str) else list(servers)
     urls = [url.strip() for url in urls if url.strip()]
     if not urls:
         raise ValueError("no NATS server is named: give a URL such as nats://localhost:4222, or set NATS_URL")
+    for url in urls:
+        check_url(url)
     return urls

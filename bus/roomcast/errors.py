@@ -32,6 +32,10 @@ class BusUnavailable(RoomcastError):
     """NATS, or the part of it that the call needs, is away now. Nothing was done, but for :class:`ConnectionLost`."""
 
 
+class BusRefused(BusUnavailable):
+    """NATS does not let this client in, or shows a certificate that is not trusted. Trying again changes nothing."""
+
+
 class ConnectionLost(BusUnavailable, OutcomeUnknown):
     """The connection to NATS broke after the request was sent and before its answer came."""
 

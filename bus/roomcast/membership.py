@@ -193,6 +193,12 @@ def parse_socket(request: object) -> Socket | None:
     return None
 
 
+def request_headers(request: object) -> Any:
+    """The headers of an HTTP request of any framework, an object with a ``get`` that ignores case; None: it is none."""
+    headers = getattr(request, "headers", None)
+    return headers if callable(getattr(headers, "get", None)) else None
+
+
 def socket_id(target: object) -> str:
     """The id of a socket, of a request that carries one, or of an id itself; ``TypeError`` for anything else."""
     if isinstance(target, str):
@@ -200,5 +206,9 @@ def socket_id(target: object) -> str:
         return target
     socket = parse_socket(target)
     if socket is None:
+        if request_headers(target) is not None:
+            raise TypeError(
+                "this request came over no socket; an X-Socket-Id can be forged, and is good for omit= and nothing else"
+            )
         raise TypeError(f"expected a Socket, a request that carries one, or an id; {type(target).__name__} is none")
     return socket.id

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import random
 import re
+import ssl
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -17,7 +18,9 @@ from nats import errors
 from nats.aio.client import Client
 from nats.aio.subscription import Subscription
 
-from roomcast.errors import BusUnavailable, PermissionDenied
+from roomcast.access import masked
+from roomcast.errors import BusRefused, BusUnavailable, PermissionDenied
+from roomcast.lameduck import LAME_DUCK_SPREAD, another_node
 from roomcast.wire import ChunkParser, LightSubscription, Sink
 
 PING_INTERVAL = 1.0
@@ -45,6 +48,11 @@ class MendedClient(Client):
         super().__init__()
         self._ps = ChunkParser(self)  # type: ignore[assignment]
         self._flush_due = False
+        self._let_in = False
+        """Whether a connection has ever stood: who is refused later keeps trying."""
+        self._leaving: asyncio.Task[None] | None = None
+        self._next = ""
+        """The server to reconnect to first, where one was chosen."""
         self._denied: PermissionDenied | None = None
         self.on_denied: Callable[[PermissionDenied], bool] | None = None
         """Called as soon as NATS says that a subject is not for this connection; says whether whoever used it knows."""
@@ -129,6 +137,17 @@ class MendedClient(Client):
         writer = getattr(self._transport, "_io_writer", None)
         return writer.transport if writer is not None else None
 
+    # -- which server ------------------------------------------------------------------------------------------------
+
+    def other_servers(self) -> list[str]:
+        """The URLs of all known servers but the one that this client is connected to."""
+        return [server.uri.geturl() for server in self._server_pool if server is not self._current_server]
+
+    async def move_to(self, url: str) -> None:
+        """Leave this server for another one of those that are known, as if the connection had broken."""
+        self._server_pool.sort(key=lambda server: server.uri.geturl() != url)
+        await self._process_op_err(errors.StaleConnectionError())
+
     # -- mends -------------------------------------------------------------------------------------------------------
 
     async def report(self, error: Exception) -> None:
@@ -196,7 +215,7 @@ class MendedClient(Client):
             await self.report(denied)
             return
         # Where the server ends the connection too, its EOF leads to a reconnect; giving up for good is not ours.
-        self._err = errors.Error(f"nats: {err_msg}")
+        self._err = errors.Error(f"nats: {err_msg.lower()}")
         await self.report(self._err)
 
     async def _process_op_err(self, e: Exception) -> None:
@@ -213,6 +232,54 @@ class MendedClient(Client):
         self._pongs.append(future or asyncio.get_running_loop().create_future())
         self._write_soon(b"PING\r\n")
 
+    async def _process_connect_init(self) -> None:
+        self._server_info = {}
+        try:
+            await super()._process_connect_init()
+            if not self.is_connected:  # nats-py takes an end of the connection here for a success
+                for task in (self._reading_task, self._ping_interval_task, self._flusher_task):
+                    if task is not None:
+                        task.cancel()
+                raise errors.UnexpectedEOF
+        except Exception as error:
+            stream = self._stream()
+            if stream is not None:
+                stream.abort()
+            self._transport = None  # after a TLS handshake that failed, waiting for its end would never end
+            why = "" if self._let_in else _refusal(error, self._server_info)
+            if why and self._current_server is not None:
+                await super()._close(Client.DISCONNECTED, False)
+                where = masked(self._current_server.uri.geturl())
+                raise BusRefused(f"NATS at {where} cannot be used: {why}") from error
+            raise
+        self._let_in = True
+
+    async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
+        if initial_connection:
+            if "tls" in self.options and not info.get("tls_required"):
+                # nats-py would go on in the clear, with the credentials.
+                raise errors.SecureConnRequiredError
+        elif info.get("ldm") and (self._leaving is None or self._leaving.done()):
+            self._leaving = asyncio.get_running_loop().create_task(self._leave_lame_duck())
+        await super()._process_info(info, initial_connection)
+
+    async def _leave_lame_duck(self) -> None:
+        """The node is about to end: go to another one that takes clients, before it must be, and not all at once."""
+        await asyncio.sleep(random.uniform(0.0, LAME_DUCK_SPREAD))
+        node = self._server_info.get("server_id", "")
+        while self.is_connected and self._server_info.get("server_id") == node:
+            # The address of this node too: it may be a name behind which others are.
+            other = await another_node([server.uri for server in self._server_pool], node)
+            if other is None:
+                await asyncio.sleep(1.0)  # as long as nobody else is there, a lame duck is better than none
+                continue
+            self._next = other.netloc
+            with contextlib.suppress(errors.Error, TimeoutError):
+                await self.flush(2)  # what was sent has arrived, and what had come before is heard
+            if self.is_connected:
+                await self._process_op_err(errors.Error("nats: this node goes away (lame duck)"))
+            return
+
     async def _attempt_reconnect(self) -> None:
         transport = self._stream()
         if transport is not None:
@@ -228,6 +295,8 @@ class MendedClient(Client):
                 await asyncio.sleep(random.uniform(0.2, 1.0))
 
     async def _close(self, status: int, do_cbs: bool = True) -> None:
+        if self._leaving is not None:
+            self._leaving.cancel()
         transport = self._stream()
         if transport is None:
             await super()._close(status, do_cbs)
@@ -239,10 +308,31 @@ class MendedClient(Client):
             overdue.cancel()
 
     async def _select_next_server(self) -> None:
+        if self._next:
+            first, self._next = self._next, ""
+            self._server_pool.sort(key=lambda server: server.uri.netloc != first)
         # All clients of a dead node come back at once otherwise.
         tries = min((server.reconnects for server in self._server_pool), default=0)
         self.options["reconnect_time_wait"] = random.uniform(0.5, 1.0) * min(2.0, 0.1 * 2 ** min(tries, 5))
         await super()._select_next_server()
+
+
+def _refusal(error: Exception, info: dict[str, Any]) -> str:
+    """Why a server will never take this client as it is; empty where trying again may help."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate is not trusted ({error.verify_message}); name its CA with nats_ca"
+    if info.get("tls_verify") and isinstance(error, ssl.SSLError | ConnectionError | errors.UnexpectedEOF):
+        return "it wants a client certificate that it trusts: nats_cert and nats_key"
+    if isinstance(error, ssl.SSLError):
+        return f"TLS fails ({str(error.reason).lower().replace('_', ' ')})"
+    if isinstance(error, errors.SecureConnRequiredError):
+        return "it does not speak TLS, which nats_ca or nats_cert ask for"
+    text = str(error).removeprefix("nats: ").strip("'")
+    if any(word in text.lower() for word in ("authorization", "authentication expired", "authentication revoked")):
+        return f"it refuses these credentials ({text})"
+    if "tls required" in text.lower():
+        return f"it wants TLS ({text})"
+    return ""
 
 
 Callback = Callable[[], Awaitable[None]]
@@ -262,6 +352,7 @@ async def connect(
     """A client that is connected and reconnects for ever, with jitter.
 
     ``retry`` decides about a NATS that is not there now: keep trying (True), or raise :class:`BusUnavailable` (False).
+    One that is there and refuses this client is :class:`BusRefused` in either case.
     ``options`` are nats-py's (TLS context, credentials, user, token).
     """
     client = MendedClient()
@@ -284,7 +375,8 @@ async def connect(
         except (TimeoutError, OSError, errors.Error) as error:
             if not retry:
                 cause = client.last_error or error
-                raise BusUnavailable(f"NATS does not answer at {', '.join(servers)}: {cause or 'no answer'}") from error
+                where = ", ".join(map(masked, servers))
+                raise BusUnavailable(f"NATS does not answer at {where}: {cause or 'no answer'}") from error
             await asyncio.sleep(random.uniform(0.5, 1.5))
             continue
         client.options["max_reconnect_attempts"] = -1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -89,7 +88,7 @@ class Requests:
 
     def __init__(self, client: MendedClient) -> None:
         self._client = client
-        self.inbox = f"_INBOX.{secrets.token_hex(8)}"
+        self.inbox = client.new_inbox()
         self._prefix = len(self.inbox) + 1
         self._count = 0
         # Who waits for an answer, by the last token of its subject, and what was asked.

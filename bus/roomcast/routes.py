@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from urllib.parse import unquote
 
-from roomcast.names import decode_event, encode_event
+from roomcast.names import MAX_NAME_BYTES, decode_event, encode_event
 
 _METHOD = re.compile(r"[A-Z]{1,16}").fullmatch
 _PARAMETER = re.compile(r":([A-Za-z_][A-Za-z0-9_]*)").fullmatch
@@ -75,6 +75,8 @@ def request_tokens(method: str, path: str) -> str:
         segments = [unquote(segment, errors="strict") for segment in path.strip("/").split("/")]
     except UnicodeDecodeError:
         raise ValueError(f"the path {path!r} is not UTF-8 where it is percent-encoded") from None
+    if any(len(segment.encode()) > MAX_NAME_BYTES for segment in segments):
+        raise ValueError(f"a segment of a path has at most {MAX_NAME_BYTES} bytes of UTF-8")
     return ".".join([method.upper(), *map(path_token, segments)])
 
 

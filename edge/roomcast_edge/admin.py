@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, ProcessCollector, generate_latest
@@ -15,12 +16,36 @@ STUCK_SECONDS = 60.0
 """Seconds without a turn of the loop after which an edge counts as dead; load alone must not reach it."""
 
 
+@dataclass(frozen=True, slots=True)
+class Dependency:
+    """One thing that an edge needs to take clients, and how it is."""
+
+    name: str
+    state: str
+    ready: bool
+
+
 class Health:
-    """What the loop tells the admin port: its pulse, and why it is not ready."""
+    """What the loop tells the admin port: its pulse, and how what it depends on is."""
 
     def __init__(self) -> None:
         self.pulse = time.monotonic()
-        self.not_ready: Callable[[], str] = lambda: "starting"
+        self.dependencies: Callable[[], list[Dependency]] = list
+        """Called from the admin port's thread."""
+
+    def alive(self) -> tuple[bool, str]:
+        """Whether the loop turns, and how late it is."""
+        late = time.monotonic() - self.pulse
+        alive = late < STUCK_SECONDS
+        return alive, "ok" if alive else f"the loop is stuck for {late:.0f} s"
+
+    def ready(self) -> tuple[bool, str]:
+        """Whether new clients should come, and a line for each thing that this depends on."""
+        alive, loop = self.alive()
+        rows = [Dependency("loop", loop, alive), *self.dependencies()]
+        ready = all(row.ready for row in rows)
+        lines = [f"{'ok  ' if row.ready else 'FAIL'} {row.name}: {row.state}" for row in rows]
+        return ready, "\n".join(["ready" if ready else "not ready", *lines])
 
     def beat(self) -> None:
         """The loop turns."""
@@ -41,14 +66,14 @@ class AdminServer:
                 if path == "/metrics":
                     self._send(200, generate_latest(registry), CONTENT_TYPE_LATEST)
                 elif path == "/healthz":
-                    late = time.monotonic() - health.pulse
-                    alive = late < STUCK_SECONDS
-                    self._send(200 if alive else 503, b"ok\n" if alive else b"the loop is stuck for %d s\n" % late)
+                    self._tell(*health.alive())
                 elif path == "/readyz":
-                    reason = health.not_ready()
-                    self._send(503 if reason else 200, f"{reason or 'ok'}\n".encode())
+                    self._tell(*health.ready())
                 else:
                     self._send(404, b"/metrics, /healthz and /readyz are here\n")
+
+            def _tell(self, well: bool, text: str) -> None:
+                self._send(200 if well else 503, text.encode() + b"\n")
 
             def _send(self, status: int, body: bytes, kind: str = "text/plain; charset=utf-8") -> None:
                 self.send_response(status)

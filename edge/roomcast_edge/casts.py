@@ -106,7 +106,7 @@ class Casts:
     def drop(self) -> None:
         """Forget what is held back, counting it."""
         if self._held:
-            self._metrics.invalid["held_too_long"] += len(self._held)
+            self._metrics.casts_dropped["held_too_long"] += len(self._held)
             self._held = []
             self._held_bytes = 0
 
@@ -119,8 +119,9 @@ class Casts:
         assert self._held is not None, "called only while casts are held"
         self._held_bytes += len(message[2]) + len(message[3])
         if len(self._held) >= MAX_HELD or self._held_bytes > MAX_HELD_BYTES:
-            self._metrics.invalid["held_too_many"] += 1
+            self._metrics.casts_dropped["held_too_many"] += 1
             return
+        self._metrics.casts_held += 1
         self._held.append(message)
 
     def _members_of(self, tokens: bytes) -> Collection[EdgeSocket]:

@@ -92,7 +92,8 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A client has connected: it has so long to finish its handshake."""
         self._transport = transport = cast(asyncio.Transport, transport)
-        transport.set_write_buffer_limits(high=0)
+        # TLS pauses at "as much as", so with 0 always. (Either way the kernel takes no more when it does.)
+        transport.set_write_buffer_limits(high=0 if transport.get_extra_info("sslcontext") is None else 1)
         peer = transport.get_extra_info("peername")
         self.peer = str(peer[0]) if peer else ""
         self._listener.add(self)

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import binascii
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,7 +59,14 @@ class Entry:
 class Bucket:
     """The bucket named by the prefix."""
 
-    def __init__(self, client: MendedClient, requests: Requests, name: str, timeout: float = 2.0) -> None:
+    def __init__(
+        self,
+        client: MendedClient,
+        requests: Requests,
+        name: str,
+        timeout: float = 2.0,
+        failures: dict[str, int] | None = None,
+    ) -> None:
         self._client = client
         self._requests = requests
         self._timeout = timeout
@@ -64,6 +74,8 @@ class Bucket:
         self._subject = f"$KV.{name}."
         self._direct = f"$JS.API.DIRECT.GET.{self.stream}"
         self._reads = Turnstile(READS_UNDER_WAY)
+        # Requests that failed, by operation: write, read, log, state.
+        self._failures = Counter() if failures is None else failures
 
     async def ensure(self, replicas: int) -> None:
         """Make the bucket where it is missing; :class:`KvUnavailable` says what is wrong with it."""
@@ -129,11 +141,12 @@ class Bucket:
         return await self._store(key, b"", head, None)
 
     async def _store(self, key: str, value: bytes, head: bytes, timeout: float | None) -> int:
-        try:
-            reply = await self._ask(self._subject + key, value, timeout, head)
-        except OutcomeUnknown:
-            raise KvUnknown("the bucket did not answer a write; whether it was written is unknown") from None
-        return self.revision_of(key, reply)
+        with self._counting("write"):
+            try:
+                reply = await self._ask(self._subject + key, value, timeout, head)
+            except OutcomeUnknown:
+                raise KvUnknown("the bucket did not answer a write; whether it was written is unknown") from None
+            return self.revision_of(key, reply)
 
     def revision_of(self, key: str, reply: Reply) -> int:
         """The revision in the acknowledgement of a write; :class:`WrongRevision`, :class:`KvUnavailable`."""
@@ -151,6 +164,10 @@ class Bucket:
 
     async def get(self, key: str) -> Entry | None:
         """The last entry of a key as the stream's leader knows it; None where there is none."""
+        with self._counting("read"):
+            return await self._get(key)
+
+    async def _get(self, key: str) -> Entry | None:
         body = orjson.dumps({"last_by_subj": self._subject + key})
         async with self._reads:
             reply = await self._read(f"$JS.API.STREAM.MSG.GET.{self.stream}", body)
@@ -171,7 +188,7 @@ class Bucket:
         """
         body = orjson.dumps({"seq": sequence + 1, "next_by_subj": self._subject + pattern, "batch": batch})
         entries: list[Entry] = []
-        with self._requests.stream() as stream:
+        with self._counting("log"), self._requests.stream() as stream:
             self._send(self._direct, body, stream.subject)
             while True:
                 try:
@@ -190,12 +207,21 @@ class Bucket:
     async def state(self, pattern: str) -> tuple[int, list[str]]:
         """The stream's last sequence and the keys under a pattern, both from the stream's leader."""
         body = orjson.dumps({"subjects_filter": self._subject + pattern})
-        answer = _json(await self._read(f"$JS.API.STREAM.INFO.{self.stream}", body))
-        if "error" in answer:
-            raise KvUnavailable(f"the bucket's state cannot be read: {answer['error'].get('description')}")
+        with self._counting("state"):
+            answer = _json(await self._read(f"$JS.API.STREAM.INFO.{self.stream}", body))
+            if "error" in answer:
+                raise KvUnavailable(f"the bucket's state cannot be read: {answer['error'].get('description')}")
         state = answer["state"]
         keys = [subject.removeprefix(self._subject) for subject in state.get("subjects") or {}]
         return int(state["last_seq"]), keys
+
+    @contextmanager
+    def _counting(self, operation: str) -> Iterator[None]:
+        try:
+            yield
+        except KvUnavailable:
+            self._failures[operation] += 1
+            raise
 
     def _entry(self, reply: Reply) -> Entry:
         headers = reply.headers

@@ -28,18 +28,21 @@ class Lease:
         self._revision = 0
         self.renewed_at = 0.0
         """When (``time.monotonic``) the lease was last known to stand."""
+        self.failing_since = 0.0
+        """When (``time.monotonic``) a renewal first failed since one succeeded; 0: the last one succeeded."""
         self.lost = False
         """Whether it had expired when it was renewed: others may have taken sockets of this edge without a word."""
 
-    async def renew(self) -> None:
-        """Write the lease. ``KvUnavailable``."""
+    async def renew(self, bucket: Bucket | None = None) -> None:
+        """Write the lease, perhaps over another connection. ``KvUnavailable``."""
+        bucket = bucket or self._bucket
         try:
-            self._revision = await self._bucket.put(self._key, self._value, expect=self._revision, ttl=LEASE_TTL)
+            self._revision = await bucket.put(self._key, self._value, expect=self._revision, ttl=LEASE_TTL)
         except WrongRevision:
-            entry = await self._bucket.get(self._key)
+            entry = await bucket.get(self._key)
             self.lost = self.lost or entry is None or entry.value is None
-            self._revision = await self._bucket.put(self._key, self._value, expect=None, ttl=LEASE_TTL)
-        self.renewed_at = time.monotonic()
+            self._revision = await bucket.put(self._key, self._value, expect=None, ttl=LEASE_TTL)
+        self.renewed_at, self.failing_since = time.monotonic(), 0.0
 
     async def run(self) -> None:
         """Renew for ever."""
@@ -47,6 +50,7 @@ class Lease:
             try:
                 await self.renew()
             except (KvUnavailable, WrongRevision) as error:
+                self.failing_since = self.failing_since or time.monotonic()
                 log.debug("the lease is not renewed: %s", error)
                 await asyncio.sleep(0.5)
             else:

@@ -14,7 +14,7 @@ from roomcast_edge.metrics import Metrics
 
 log = logging.getLogger("roomcast.edge")
 
-LEADER_PATIENCE = 2.5
+LEADER_PATIENCE = 1.5
 """Seconds that casts are held back for the stream's leader; without one, no move can be made either."""
 RETRY_SECONDS = 0.05
 
@@ -29,7 +29,7 @@ class Link:
         casts: Casts,
         metrics: Metrics,
         fail_requests: Callable[[str], None],
-        verify: Callable[[float], Awaitable[None]],
+        verify: Callable[[float, bool], Awaitable[None]],
     ) -> None:
         self._bucket = bucket
         self._follower = follower
@@ -66,24 +66,34 @@ class Link:
 
     async def _catch_up(self) -> None:
         began = time.monotonic()
-        until = None
-        while True:
+        self._follower.poke()  # what a replica has is read meanwhile
+        newest: int | None = None
+        try:
+            async with asyncio.timeout(LEADER_PATIENCE):
+                newest = await self._newest_move()
+        except TimeoutError:
+            log.warning("casts go on without the stream's leader")
+        while newest is not None and self._follower.done < newest:
             try:
-                if until is None:
-                    newest = await self._bucket.get(MOVES)
-                    until = 0 if newest is None else newest.revision
                 await self._follower.read_to_end()
-                if self._follower.done >= until:
-                    break
             except KvUnavailable as error:
-                if until is None and time.monotonic() - began > LEADER_PATIENCE:
-                    log.warning("casts go on without the stream's leader: %s", error)
-                    break
-            await asyncio.sleep(RETRY_SECONDS)
-        await self._verify(time.monotonic() - self.lost_at)
+                log.debug("the log of moves cannot be read now: %s", error)
+            if self._follower.done < newest:
+                await asyncio.sleep(RETRY_SECONDS)
+        await self._verify(time.monotonic() - self.lost_at, newest is not None)
         self.gate.set()
         self._casts.release()
         log.info("in step with the log of moves %.1f s after the reconnect", time.monotonic() - began)
+
+    async def _newest_move(self) -> int:
+        """The place of the log's last move, as the stream's leader knows it; waits for a leader."""
+        while True:
+            try:
+                newest = await self._bucket.get(MOVES)
+            except KvUnavailable:
+                await asyncio.sleep(RETRY_SECONDS)
+            else:
+                return 0 if newest is None else newest.revision
 
     async def close(self) -> None:
         """Stop catching up."""

@@ -41,6 +41,7 @@ from roomcast_edge.session_state import Event
 from roomcast_edge.sessions import Sessions
 from roomcast_edge.settings import Settings, text_pattern
 from roomcast_edge.socket import EdgeSocket
+from roomcast_edge.tls import Certificate
 
 log = logging.getLogger("roomcast.edge")
 
@@ -96,6 +97,8 @@ class Listener:
         self._connections: set[Connection] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
+        self.accepts = True
+        self.certificate = Certificate(settings.tls_cert, settings.tls_key) if settings.tls_cert else None
         self._freezer = Freezer()
         self._pace = Pace(settings.connect_rate, time.monotonic())
         self._page = Path(settings.page).read_bytes() if settings.page else b""
@@ -105,7 +108,14 @@ class Listener:
         self._freezer.start()
         host, port = self.settings.listen
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(lambda: Connection(self), host, port, backlog=BACKLOG)
+        secure: dict[str, Any] = {}
+        if self.certificate is not None:
+            secure = {
+                "ssl": self.certificate.context,
+                "ssl_handshake_timeout": self.settings.handshake_timeout,
+                "ssl_shutdown_timeout": self.settings.close_timeout,
+            }
+        self._server = await loop.create_server(lambda: Connection(self), host, port, backlog=BACKLOG, **secure)
 
     @property
     def port(self) -> int:
@@ -113,15 +123,26 @@ class Listener:
         assert self._server is not None, "started"
         return int(self._server.sockets[0].getsockname()[1])
 
-    async def stop(self, code: CloseCode, reason: str) -> None:
-        """Accept nobody any more, close everybody, and wait until they are gone."""
+    @property
+    def connections(self) -> int:
+        """TCP connections of clients."""
+        return len(self._connections)
+
+    def refuse(self) -> None:
+        """Accept nobody any more."""
+        self.accepts = False
         if self._server is not None:
             self._server.close()
+
+    def open_connections(self) -> list[Connection]:
+        """The connections that have a socket and are not being closed."""
+        return [each for each in self._connections if each.socket is not None and each.closing is None]
+
+    async def emptied(self) -> None:
+        """Abort whoever has no socket yet, and wait, within the close timeout, until everybody is gone."""
         for connection in list(self._connections):
             if connection.socket is None:
                 connection.abort()
-            else:
-                connection.end(code, reason)
         deadline = asyncio.get_running_loop().time() + self.settings.close_timeout + 1
         while self._connections and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110 - of each, not one
             await asyncio.sleep(0.02)
@@ -144,7 +165,7 @@ class Listener:
 
     async def watch(self) -> None:
         """For ever: ping who is silent, end who stays so."""
-        interval = max(0.05, min(1.0, self.settings.ping_interval / 4, self.settings.ping_timeout / 4))
+        interval = max(0.05, min(2.5, self.settings.ping_interval / 4, self.settings.ping_timeout / 4))
         while True:
             await asyncio.sleep(interval)
             connections = list(self._connections)
@@ -173,7 +194,9 @@ class Listener:
             status = HTTPStatus(refused.status)
             return Answer(Response(status, status.phrase, headers, refused.body), "transport")
         if not self._ready():
-            return _later(ws, HTTPStatus.SERVICE_UNAVAILABLE, "This edge has no NATS now; come back.\n", "unavailable")
+            return _later(
+                ws, HTTPStatus.SERVICE_UNAVAILABLE, "This edge takes no clients now; come back.\n", "unavailable"
+            )
         if not self._pace.allows(time.monotonic()):
             return _later(ws, HTTPStatus.SERVICE_UNAVAILABLE, "Too many clients connect at once; come back.\n", "shed")
         address = client_address(connection.peer, request.headers, self.settings.proxies)
@@ -207,6 +230,7 @@ class Listener:
         self.spawn(self._open(connection, handshake))
 
     async def _open(self, connection: Connection, handshake: Handshake) -> None:
+        began = time.perf_counter()
         try:
             grant = await self._auth.admit(handshake)
             opened = await self._sessions.open(handshake.session, grant, connection.make_socket, connection.is_open)
@@ -232,6 +256,7 @@ class Listener:
         connection.greet(opened, grant.expires)
         if not opened.resumed:
             self._on_opened(opened.socket)
+        self.metrics.open.observe(time.perf_counter() - began)
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Run beside; a failure is logged, and hurts nobody else."""

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import logging
 import time
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
 
 EVERY_SECONDS = 3.0
 KEPT_KINDS = 1000
@@ -30,6 +34,43 @@ class Sampled:
         self._log.warning("%s%s%s", kind, f": {detail}" if detail else "", more)
 
 
-def configure(level: str) -> None:
-    """Readable lines on standard error."""
-    logging.basicConfig(level=level.upper(), format="%(asctime)s %(levelname)s %(message)s", force=True)
+class Lines(logging.Formatter):
+    """Readable lines. What a stranger says cannot begin one of its own."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)s %(message)s")
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        """The line without its traceback, which only a fault of our own has."""
+        record.message = "".join(
+            [char if char.isprintable() else char.encode("unicode_escape").decode() for char in record.message]
+        )
+        return super().formatMessage(record)
+
+
+class JsonLines(logging.Formatter):
+    """One JSON object an event: ``time`` (RFC 3339, UTC), ``level``, ``edge``, ``message``, perhaps ``exception``."""
+
+    def __init__(self, edge: str) -> None:
+        super().__init__()
+        self._edge = edge
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One line."""
+        body: dict[str, Any] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "edge": self._edge,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            body["exception"] = self.formatException(record.exc_info)
+        return orjson.dumps(body, default=str).decode()
+
+
+def configure(level: str, form: str = "text", edge: str = "") -> None:
+    """Lines of this form (``text`` or ``json``) on standard error."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(JsonLines(edge) if form == "json" else Lines())
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import platform
-from bisect import bisect_left
-from collections import Counter
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Sequence
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, InfoMetricFamily
@@ -12,15 +11,22 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from roomcast import __version__
+from roomcast.envelope import STATUS_OF_CODE
+from roomcast_edge.closing import CloseCode
 
 LATENCY_BOUNDS = (1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 """Seconds: 100 µs to 10 s."""
+
+OTHER = "other"
+"""The label of what is counted under a value that was not foreseen."""
 
 
 class Histogram:
     """Counts in buckets; an observation is one bisection."""
 
-    def __init__(self, bounds: Sequence[float] = LATENCY_BOUNDS) -> None:
+    def __init__(self, name: str, text: str, bounds: Sequence[float] = LATENCY_BOUNDS) -> None:
+        self.name = name
+        self.text = text
         self.bounds = bounds
         self.counts = [0] * (len(bounds) + 1)
         self.total = 0.0
@@ -30,101 +36,180 @@ class Histogram:
         self.counts[bisect_left(self.bounds, value)] += times
         self.total += value * times
 
-    def buckets(self) -> list[tuple[str, float]]:
-        """Cumulative counts by upper bound, as Prometheus wants them."""
+    def observe_all(self, values: list[float]) -> None:
+        """Count each of these values, of which there is at least one; the list is sorted in place."""
+        values.sort()
+        count = len(values)
+        below, place = 0, bisect_left(self.bounds, values[0])
+        while below < count:  # they lie close together: a few buckets
+            up_to = bisect_right(values, self.bounds[place], below) if place < len(self.bounds) else count
+            self.counts[place] += up_to - below
+            below, place = up_to, place + 1
+        self.total += sum(values)
+
+    def family(self) -> Metric:
+        """For a scrape: cumulative counts by upper bound."""
         rows, so_far = [], 0
         for bound, count in zip((*map(str, self.bounds), "+Inf"), self.counts, strict=True):
             so_far += count
             rows.append((bound, float(so_far)))
-        return rows
+        return HistogramMetricFamily(f"roomcast_{self.name}", self.text, buckets=rows, sum_value=self.total)
+
+
+class Tally(dict[str, int]):
+    """A counter by one label. Its values are named beforehand, and any other counts as ``other``.
+
+    So whoever chooses a code or a name, a service or a client, makes no series by it; and a rate sees the first event.
+    """
+
+    def __init__(self, name: str, text: str, label: str, values: Iterable[str]) -> None:
+        super().__init__(dict.fromkeys((*values, OTHER), 0))
+        self.name = name
+        self.text = text
+        self.label = label
+
+    def __missing__(self, _: str) -> int:
+        return 0
+
+    def __setitem__(self, value: str, count: int) -> None:
+        if value in self:
+            super().__setitem__(value, count)
+        else:
+            super().__setitem__(OTHER, self[OTHER] + count)  # of an unknown value nothing was counted before
+
+    def family(self) -> Metric:
+        """For a scrape."""
+        family = CounterMetricFamily(f"roomcast_{self.name}", self.text, labels=[self.label])
+        for value, count in self.items():
+            family.add_metric([value], count)
+        return family
 
 
 class Metrics(Collector):
-    """The numbers of one edge. Counters are Counters keyed by their one label's value."""
+    """The numbers of one edge."""
 
     def __init__(self) -> None:
-        self.casts_received: Counter[str] = Counter()
-        self.handshakes: Counter[str] = Counter()
-        self.closes: Counter[str] = Counter()
-        self.changes: Counter[str] = Counter()
-        self.resumes: Counter[str] = Counter()
-        self.actions: Counter[str] = Counter()
-        self.invalid: Counter[str] = Counter()
+        self.casts_received = dict.fromkeys(("room", "socket", "blast"), 0)
         self.deliveries = 0
         self.sent_bytes = 0
+        self.socket_writes = 0
         self.slow_sockets_closed = 0
         self.negative_skew = 0
+        self.casts_held = 0
         self.nats_reconnects = 0
-        self.fanout = Histogram()
-        self.publish_to_write = Histogram()
-        self.move = Histogram()
-        self.record_write = Histogram()
-        self.action = Histogram()
-        self.loop_lag = Histogram()
-        self.gauges: dict[str, tuple[str, Callable[[], float]]] = {}
-        self.sockets_by_dialect: Callable[[], dict[str, int]] = dict
 
-    def gauge(self, name: str, text: str, read: Callable[[], float]) -> None:
-        """Register a number that is read at each scrape."""
-        self.gauges[name] = (text, read)
+        self.casts_dropped = Tally(
+            "casts_dropped",
+            "Casts that were held back after a reconnect to NATS and never delivered.",
+            "reason",
+            ("held_too_long", "held_too_many"),
+        )
+        self.handshakes = Tally(
+            "handshakes",
+            "Requests on the clients' port, by how they ended; opened is a websocket that was greeted.",
+            "outcome",
+            (
+                *("opened", "denied", "left", "unavailable", "shed", "address", "origin", "failed"),
+                *("timeout", "malformed", "too_large", "transport", "not_found", "page"),
+            ),
+        )
+        self.closes = Tally(
+            "closes", "Connections that this edge closed, by its close code.", "code", (str(int(c)) for c in CloseCode)
+        )
+        self.changes = Tally(
+            "changes",
+            "Memberships changed, one for each socket and room; move_… came by a bulk change.",
+            "kind",
+            ("join", "leave", "disconnect", "move_join", "move_leave", "move_disconnect"),
+        )
+        self.resumes = Tally(
+            "resumes",
+            "Clients that came back with a session, by how it ended; all but resumed were greeted as new.",
+            "outcome",
+            ("resumed", "unknown", "disconnected", "forged", "malformed", "lost_race"),
+        )
+        self.actions = Tally(
+            "actions",
+            "Requests of clients to services, by the code of the answer; other is a code of the service's own.",
+            "outcome",
+            ("ok", *STATUS_OF_CODE),
+        )
+        self.invalid = Tally(
+            "invalid",
+            "Messages that were refused or dropped, by what was wrong with them.",
+            "reason",
+            (
+                *("event", "size", "payload", "room", "except", "move"),  # from NATS
+                *("bad_request", "forbidden", "binary", "too_large", "protocol", "frame"),  # from clients
+            ),
+        )
+        self.kv_failures = Tally(
+            "kv_failures",
+            "Requests to the KV bucket that failed, retries among them; a lost compare-and-set is none.",
+            "operation",
+            ("write", "read", "log", "state"),
+        )
+
+        self.fanout = Histogram(
+            "fanout_seconds", "From a cast's arrival at this edge until its last socket was written; one for each cast."
+        )
+        self.transit = Histogram(
+            "transit_seconds", "From Roomcast-Sent, the publisher's clock, until the cast's arrival at this edge."
+        )
+        self.publish_to_write = Histogram(
+            "publish_to_write_seconds", "From Roomcast-Sent until the last socket was written: transit and fan-out."
+        )
+        self.move = Histogram("move_seconds", "Applying one bulk change to this edge's members, slices' pauses too.")
+        self.record_write = Histogram(
+            "record_write_seconds", "Writing one socket's record to the KV bucket, from the change to the answer."
+        )
+        self.open = Histogram("open_seconds", "Opening a session, from the handshake to the greeting.")
+        self.action = Histogram("action_seconds", "From a client's request until a service's answer, or none in time.")
+        self.loop_lag = Histogram("loop_lag_seconds", "How late the event loop ran a timer; four times a second.")
+
+        self.identity: dict[str, str] = {}
+        """Labels of ``build_info`` beside the versions: set once, when the edge is made."""
+        self._gauges: list[Callable[[], Iterable[GaugeMetricFamily]]] = []
+
+    def gauges(self, read: Callable[[], Iterable[GaugeMetricFamily]]) -> None:
+        """Register what is read at each scrape, in the scrape's own thread."""
+        self._gauges.append(read)
 
     def collect(self) -> Iterable[Metric]:
         """All families, for a scrape."""
         yield InfoMetricFamily(
             "roomcast_build",
-            "The version that runs.",
-            {"version": __version__, "python": platform.python_version()},
+            "Always 1; its labels name the version and the edge, as other edges and logs name it.",
+            {"version": __version__, "python": platform.python_version(), **self.identity},
         )
-        sockets = GaugeMetricFamily("roomcast_sockets", "Connected sockets, by dialect.", labels=["dialect"])
-        for dialect, count in self.sockets_by_dialect().items():
-            sockets.add_metric([dialect], count)
-        yield sockets
-        for name, (text, read) in self.gauges.items():
-            yield GaugeMetricFamily(f"roomcast_{name}", text, read())
-        yield from self._labelled()
+        for read in self._gauges:
+            yield from read()
+        received = CounterMetricFamily(
+            "roomcast_casts_received",
+            "Casts taken from NATS, by what they were cast to, whether or not they met a member.",
+            labels=["kind"],
+        )
+        for kind, count in self.casts_received.items():
+            received.add_metric([kind], count)
+        yield received
         for name, text, value in (
             ("deliveries", "Casts handed to sockets, one for each socket and cast.", self.deliveries),
             ("sent_bytes", "Bytes of frames handed to sockets.", self.sent_bytes),
             (
-                "slow_sockets_closed",
-                "Sockets closed since they took their frames too slowly.",
-                self.slow_sockets_closed,
+                "socket_writes",
+                "Times a socket was written; deliveries by writes is the size of a batch.",
+                self.socket_writes,
             ),
+            ("slow_sockets_closed", "Sockets closed since too much waited for them.", self.slow_sockets_closed),
             (
                 "publish_to_write_skewed",
-                "Casts whose Roomcast-Sent lay in the future: clocks differ.",
+                "Casts whose Roomcast-Sent lay in the future, counted as 0 s: clocks differ.",
                 self.negative_skew,
             ),
+            ("casts_held", "Casts that waited after a reconnect until the log was caught up with.", self.casts_held),
             ("nats_reconnects", "Times the connection to NATS was made again.", self.nats_reconnects),
         ):
             yield CounterMetricFamily(f"roomcast_{name}", text, value)
-        for name, text, histogram in (
-            ("fanout_seconds", "From a cast's arrival until its last socket was written.", self.fanout),
-            (
-                "publish_to_write_seconds",
-                "From Roomcast-Sent until the last socket was written.",
-                self.publish_to_write,
-            ),
-            ("move_seconds", "Applying one bulk change to this edge's members.", self.move),
-            ("record_write_seconds", "Writing one socket's record to the KV bucket.", self.record_write),
-            ("action_seconds", "A client's request until a service answered.", self.action),
-            ("loop_lag_seconds", "How late the event loop ran a timer.", self.loop_lag),
-        ):
-            yield HistogramMetricFamily(
-                f"roomcast_{name}", text, buckets=histogram.buckets(), sum_value=histogram.total
-            )
-
-    def _labelled(self) -> Iterable[Metric]:
-        for name, text, label, counter in (
-            ("casts_received", "Casts taken from NATS.", "kind", self.casts_received),
-            ("handshakes", "Websocket handshakes, by how they ended.", "outcome", self.handshakes),
-            ("closes", "Connections closed, by the code that this edge chose.", "code", self.closes),
-            ("changes", "Changes of membership made.", "kind", self.changes),
-            ("resumes", "Sessions that came back, by how it ended.", "outcome", self.resumes),
-            ("actions", "Requests of clients to services.", "outcome", self.actions),
-            ("invalid", "Messages that were refused or dropped.", "reason", self.invalid),
-        ):
-            family = CounterMetricFamily(f"roomcast_{name}", text, labels=[label])
-            for value, count in sorted(counter.items()):
-                family.add_metric([value], count)
-            yield family
+        for each in vars(self).values():
+            if isinstance(each, Tally | Histogram):
+                yield each.family()

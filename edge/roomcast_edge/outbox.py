@@ -132,13 +132,11 @@ class Outbox:
 class Run:
     """Casts that follow each other to the same members."""
 
-    __slots__ = ("_frames", "casts", "members", "received", "sent")
+    __slots__ = ("_frames", "casts", "members")
 
-    def __init__(self, members: Collection[Outbox], received: float) -> None:
+    def __init__(self, members: Collection[Outbox]) -> None:
         self.members = members
-        self.received = received
         self.casts: list[tuple[str, bytes]] = []
-        self.sent: list[int] = []
         # By dialect; most runs have one.
         self._frames: tuple[tuple[Dialect, bytes], ...] = ()
 
@@ -160,8 +158,11 @@ class FanOut:
         self._metrics = metrics
         self._runs: list[Run] = []
         self._dirty: list[Outbox] = []
-        self._written: list[Run] = []
         self._due = False
+        # Of this pass: when its first cast arrived, how many came, when those that say so were sent.
+        self._began = 0.0
+        self._casts = 0
+        self._sent: list[int] = []
 
     def cast(self, members: Collection[Outbox], event: str, payload: bytes, sent_ns: int) -> None:
         """Send a cast to these members. They must not change before :meth:`settle` or the end of the pass."""
@@ -169,12 +170,15 @@ class FanOut:
         if runs and runs[-1].members is members:
             run = runs[-1]
         else:
-            run = Run(members, time.perf_counter())
+            run = Run(members)
             runs.append(run)
             self._schedule()
         run.casts.append((event, payload))
+        if not self._casts:
+            self._began = time.perf_counter()
+        self._casts += 1
         if sent_ns:
-            run.sent.append(sent_ns)
+            self._sent.append(sent_ns)
 
     def send(self, box: Outbox, frame: bytes) -> None:
         """Send one frame to one socket, behind all that was cast before."""
@@ -195,19 +199,15 @@ class FanOut:
                     box.due = True
                     dirty.append(box)
             self._metrics.deliveries += len(run.members) * len(run.casts)
-        self._written += runs
         self._schedule()
 
     def flush(self) -> None:
         """The end of the pass: write every socket that has something waiting, once."""
         if len(self._runs) == 1 and not self._dirty:
-            run = self._runs.pop()
-            self._write_run(run)
-            self._observe(run)
+            self._write_run(self._runs.pop())
         else:
             self.settle()
             dirty, self._dirty = self._dirty, []
-            written, self._written = self._written, []
             joined: dict[tuple[str, tuple[int, ...]], bytes] = {}
             sent = 0
             for box in dirty:
@@ -215,8 +215,9 @@ class FanOut:
                 sent += len(data)
                 box.write(data)
             self._metrics.sent_bytes += sent
-            for run in written:
-                self._observe(run)
+            self._metrics.socket_writes += len(dirty)
+        if self._casts:
+            self._observe()
         self._due = False
         if self._dirty or self._runs:  # a write closed a socket as too slow, which says so in a frame
             self._schedule()
@@ -258,19 +259,30 @@ class FanOut:
             else:
                 box.write(data)
         self._metrics.sent_bytes += sent
+        self._metrics.socket_writes += len(run.members)
         self._metrics.deliveries += len(run.members) * len(run.casts)
 
-    def _observe(self, run: Run) -> None:
+    def _observe(self) -> None:
+        """All casts of this pass are written: once for all, how long that took since the first of them came."""
         metrics = self._metrics
-        metrics.fanout.observe(time.perf_counter() - run.received, len(run.casts))
-        if run.sent:
-            now = time.time_ns()
-            for sent in run.sent:
-                latency = (now - sent) / 1e9
-                if latency < 0:
-                    metrics.negative_skew += 1
-                    latency = 0.0
-                metrics.publish_to_write.observe(latency)
+        took = time.perf_counter() - self._began
+        metrics.fanout.observe(took, self._casts)
+        self._casts = 0
+        if not self._sent:
+            return
+        sent, self._sent = self._sent, []
+        now = time.time_ns()
+        if len(sent) == 1 and sent[0] <= now:
+            latency = (now - sent[0]) * 1e-9
+            metrics.publish_to_write.observe(latency)
+            metrics.transit.observe(latency - took if latency > took else 0.0)
+            return
+        latencies = [(now - at) * 1e-9 for at in sent]
+        if min(latencies) < 0:  # the publisher's clock is ahead of ours
+            metrics.negative_skew += sum(latency < 0 for latency in latencies)
+            latencies = [max(0.0, latency) for latency in latencies]
+        metrics.publish_to_write.observe_all(latencies)
+        metrics.transit.observe_all([latency - took if latency > took else 0.0 for latency in latencies])
 
     def _mark(self, box: Outbox) -> None:
         if not box.due:

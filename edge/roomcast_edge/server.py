@@ -15,7 +15,7 @@ from nats import errors as nats_errors
 from roomcast.names import Subjects
 from roomcast.nats_client import MendedClient, connect
 from roomcast.requests import Requests
-from roomcast_edge.admin import AdminServer, Health
+from roomcast_edge.admin import AdminServer, Dependency, Health
 from roomcast_edge.auth import Asked, Auth, Everybody, tokens_of
 from roomcast_edge.calls import Calls
 from roomcast_edge.casts import Casts
@@ -25,7 +25,9 @@ from roomcast_edge.dialects import Dialect, Dialects
 from roomcast_edge.dialects.json import JsonDialect
 from roomcast_edge.dialects.socketio import SocketIoDialect
 from roomcast_edge.dialects.socketio2 import SocketIo2Dialect
+from roomcast_edge.drain import Drain
 from roomcast_edge.emits import Emits
+from roomcast_edge.gauges import Gauges
 from roomcast_edge.heartbeat import Heartbeat
 from roomcast_edge.index import Index
 from roomcast_edge.interest import Interest
@@ -41,6 +43,7 @@ from roomcast_edge.membership import Membership
 from roomcast_edge.metrics import Metrics
 from roomcast_edge.outbox import FanOut
 from roomcast_edge.records import new_edge_id
+from roomcast_edge.refuge import Refuge
 from roomcast_edge.renewal import Renewal
 from roomcast_edge.service import Service
 from roomcast_edge.sessions import Sessions
@@ -50,9 +53,11 @@ from roomcast_edge.workshop import Workshop
 
 log = logging.getLogger("roomcast.edge")
 
-READY_GRACE = 30.0
-"""Seconds for which a NATS that blinks leaves an edge ready."""
+FINISH_SECONDS = 8.0
+"""For the last records, the answers under way and the lease, at the end; without NATS it is in vain."""
 LAG_SECONDS = 0.25
+EDGE_INBOX = "_INBOX.edge"
+"""Where edges hear answers: NATS's permissions can keep others from listening there."""
 VERIFY_UNDER_WAY = 200
 
 
@@ -67,9 +72,14 @@ class Edge:
         self.id = new_edge_id()
         self.settings = settings
         self.metrics = Metrics()
+        self.metrics.identity = {"edge": self.id, "prefix": settings.prefix}
         self.health = Health()
         self.admin = AdminServer(settings.admin, self.metrics, self.health)
         self._draining = False
+        self._leaving = False
+        self._drain = Drain()
+        self._started = False
+        self._waits_for = "not connected yet"
         self._tasks: list[asyncio.Task[Any]] = []
         self._sampled = Sampled(log)
         self.listener: Listener | None = None
@@ -80,13 +90,15 @@ class Edge:
 
         A NATS or a bucket that is not there yet is waited for, with a line in the log every few seconds.
         """
+        self.health.dependencies = self._dependencies
         self.admin.start()
+        self._run(self._pulse())
         settings, metrics = self.settings, self.metrics
         subjects = Subjects(settings.prefix)
         self._client = client = await self._connect()
         self._requests = requests = Requests(client)
         requests.start()
-        self._bucket = bucket = Bucket(client, requests, settings.prefix)
+        self._bucket = bucket = Bucket(client, requests, settings.prefix, failures=metrics.kv_failures)
         index: Index[EdgeSocket] = Index()
         fanout = FanOut(metrics)
         casts = Casts(settings.prefix, index, fanout, metrics, self._sampled.warning, settings.cast_limit)
@@ -135,36 +147,59 @@ class Edge:
         heartbeat.start()
         await service.start()
         link.gate.set()
-        self._gauges(index, interest, dialects)
         follower, keeper = membership.follower, membership.keeper
-        works = (follower.run(), keeper.run(), lease.run(), heartbeat.run(), listener.watch(), self._pulse())
+        gauges = Gauges(
+            *(dialects, index, interest, listener, keeper, requests, lease, link, self.health),
+            draining=lambda: self._draining,
+        )
+        metrics.gauges(gauges)
+        refuge = Refuge(client, bucket, lease, heartbeat.neighbours, settings.prefix, self._dial)
+        works = (follower.run(), keeper.run(), lease.run(), heartbeat.run(), refuge.run(), listener.watch())
         for work in (*works, tellers.run(), janitor.run()):
             self._run(work)
+        if listener.certificate is not None:
+            self._run(listener.certificate.watch())
         await listener.start()
-        self.health.not_ready = self._not_ready
+        self._started = True
         log.info(
             "edge %s takes clients at %s:%d, admin at %d", self.id, settings.listen[0], listener.port, self.admin.port
         )
 
     async def stop(self) -> None:
-        """Send the clients to other edges, write their records, give the lease back, leave NATS."""
+        """Send the clients to other edges at a pace, write their records, give the lease back, leave NATS.
+
+        It takes the drain's delay and time, and at most the close timeout and 15 seconds more.
+        """
         self._draining = True
+        if self._started and self.listener is not None:
+            settings = self.settings
+            count = len(self.listener.open_connections())
+            log.info(
+                "edge %s drains: %d sockets within %g s, after %g s",
+                *(self.id, count, settings.drain_time, settings.drain_delay),
+            )
+            await self._drain.run(self.listener, settings.drain_delay, settings.drain_time)
         if self.listener is not None:
-            await self.listener.stop(CloseCode.DRAINING, "the edge goes away; come back in 1 s")
             await self._finish()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self.admin.stop()
 
+    def hurry(self) -> None:
+        """Close the sockets that a drain has left at once."""
+        self._drain.hurry()
+
     async def _finish(self) -> None:
         try:
-            async with asyncio.timeout(5.0):
+            async with asyncio.timeout(FINISH_SECONDS):
                 await self._membership.keeper.settled()
                 await self._service.stop()
                 await self._lease.end()
+                await self._service.leave()
         except (TimeoutError, KvUnavailable, WrongRevision, nats_errors.Error) as error:
             log.warning("left without a word to the others: %s", error or "NATS did not answer in time")
+        self._leaving = True
         if self._link is not None:
             await self._link.close()
         self._requests.stop()
@@ -173,12 +208,27 @@ class Edge:
 
     # -- starting ----------------------------------------------------------------------------------------------------
 
+    async def _dial(self, url: str) -> MendedClient:
+        """A connection to one NATS node, for a look."""
+
+        async def ignore(_: Exception) -> None:
+            pass
+
+        return await connect(
+            [url],
+            name=f"roomcast-look-{self.id}",
+            on_error=ignore,
+            inbox_prefix=EDGE_INBOX,
+            **self.settings.access.options(),
+        )
+
     async def _connect(self) -> MendedClient:
         async def on_error(error: Exception) -> None:
-            self._sampled.warning(f"NATS: {error or type(error).__name__}", "")
+            self._waits_for = str(error) or type(error).__name__
+            self._sampled.warning(f"NATS: {self._waits_for}", "")
 
         async def on_disconnect() -> None:
-            if self._link is not None and not self._draining:
+            if self._link is not None and not self._leaving:
                 await self._link.on_disconnect()
 
         async def on_reconnect() -> None:
@@ -193,6 +243,8 @@ class Edge:
             on_reconnect=on_reconnect,
             retry=True,
             dont_randomize=True,
+            inbox_prefix=EDGE_INBOX,
+            **self.settings.access.options(),
         )
 
     async def _wait_for_bucket(self, lease: Lease) -> None:
@@ -201,7 +253,7 @@ class Edge:
                 await self._bucket.ensure(self.settings.kv_replicas)
                 await lease.renew()
             except (KvUnavailable, WrongRevision) as error:
-                self.health.not_ready = lambda why=str(error): why  # type: ignore[misc]
+                self._waits_for = str(error)
                 self._sampled.warning(f"waiting for the bucket: {error}", "")
                 await asyncio.sleep(1.0)
             else:
@@ -227,21 +279,24 @@ class Edge:
             self.health.beat()
 
     def _takes_clients(self) -> bool:
-        return self._link is not None and self._link.connected and not self._draining
+        if self._link is None or self.listener is None:
+            return False
+        return self._link.connected and self.listener.accepts
 
-    def _not_ready(self) -> str:
-        """Why this edge should get no new clients; empty when it should."""
-        assert self._link is not None, "started"
-        if self._draining:
-            return "draining"
-        now = time.monotonic()
-        if not self._link.connected and now - self._link.lost_at > READY_GRACE:
-            return f"NATS is away for {now - self._link.lost_at:.0f} s"
-        if now - self._lease.renewed_at > READY_GRACE:
-            return f"the KV bucket takes no writes for {now - self._lease.renewed_at:.0f} s"
-        return ""
+    def _dependencies(self) -> list[Dependency]:
+        """What this edge needs to take clients; it is asked from the admin port's thread."""
+        if not self._started or self._link is None:
+            return [Dependency("starting", self._waits_for, self._started)]
+        now, grace = time.monotonic(), self.settings.ready_grace
+        away = 0.0 if self._link.connected else now - self._link.lost_at
+        failing = now - self._lease.failing_since if self._lease.failing_since else 0.0
+        return [
+            Dependency("nats", f"away for {away:.0f} s" if away else "connected", away <= grace),
+            Dependency("kv", f"takes no writes for {failing:.0f} s" if failing else "takes writes", failing <= grace),
+            Dependency("draining", "yes" if self._draining else "no", not self._draining),
+        ]
 
-    async def _verify(self, away: float) -> None:
+    async def _verify(self, away: float, has_leader: bool) -> None:
         """After a cut: is this edge still in the log, and are its sockets still its own?"""
         assert self.listener is not None, "the link breaks only after the start"
         if away > MOVE_TTL - 60:
@@ -249,10 +304,12 @@ class Edge:
             for socket in list(self._membership.index.sockets.values()):
                 socket.end(CloseCode.LOST_PLACE, "the edge was cut off for too long; come back")
             return
+        if not has_leader:
+            return  # nobody can have taken anything since the connection broke
         try:
             await self._lease.renew()
         except (KvUnavailable, WrongRevision):
-            return  # no leader: nobody can have taken anything since the connection broke
+            return
         if self._lease.lost:
             self._lease.lost = False
             await self._claim_all()
@@ -264,31 +321,6 @@ class Edge:
         for start in range(0, len(sockets), VERIFY_UNDER_WAY):
             saves = [self._membership.keeper.save(socket) for socket in sockets[start : start + VERIFY_UNDER_WAY]]
             await asyncio.gather(*saves, return_exceptions=True)
-
-    def _gauges(self, index: Index[EdgeSocket], interest: Interest, dialects: list[Dialect]) -> None:
-        metrics = self.metrics
-
-        def by_dialect() -> dict[str, int]:
-            counts = dict.fromkeys((dialect.name for dialect in dialects), 0)
-            for socket in list(index.sockets.values()):
-                counts[socket.dialect.name] += 1
-            return counts
-
-        metrics.sockets_by_dialect = by_dialect
-        metrics.gauge("rooms", "Rooms that have a member here.", lambda: len(index.rooms))
-        metrics.gauge("subscriptions", "Rooms that this edge hears from NATS.", lambda: len(interest))
-        metrics.gauge(
-            "nats_connected", "1 while the connection to NATS stands.", lambda: float(self._client.is_connected)
-        )
-        metrics.gauge(
-            "outbox_bytes",
-            "Bytes that wait for slow sockets.",
-            lambda: sum(socket.pending_bytes() for socket in list(index.sockets.values()) if socket.blocked),
-        )
-        metrics.gauge("records_lagging", "Records that lag behind moves.", lambda: self._membership.keeper.lagging)
-        metrics.gauge(
-            "requests_under_way", "Requests to NATS that wait for an answer.", lambda: self._requests.under_way
-        )
 
 
 def _is_loopback(host: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
@@ -39,9 +40,11 @@ class Service:
         self._workshop = workshop
         self._coordinator = coordinator
         self._tasks: set[asyncio.Task[None]] = set()
+        self._own: list[LightSubscription] = []
         self._micro: MicroService | None = None
         self._operations: dict[str, Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]] = {
             "moved": self._moved,
+            "hello": self._hello,
             "count": lambda body: workshop.count(body["room"]),
             "members": lambda body: workshop.members(body["room"], body["after"], body["bytes"]),
             "alive": self._alive,
@@ -51,9 +54,11 @@ class Service:
     async def start(self) -> None:
         """Subscribe. The API is a NATS micro service, so that NATS's own tools list it."""
         client, subjects = self._client, self._subjects
-        client.subscribe_light(subjects.edge_sockets(self._edge), self._on_socket)
-        client.subscribe_light(subjects.edge(self._edge), self._on_edge)
-        client.subscribe_light(subjects.moved, self._on_moved)
+        self._own = [
+            client.subscribe_light(subjects.edge_sockets(self._edge), self._on_socket),
+            client.subscribe_light(subjects.edge(self._edge), self._on_edge),
+            client.subscribe_light(subjects.moved, self._on_moved),
+        ]
         config = ServiceConfig(
             name="roomcast",
             version=__version__,
@@ -80,7 +85,17 @@ class Service:
         if self._micro is not None and self._client.is_connected:
             await self._micro.stop()
         if self._tasks:
-            await asyncio.wait(self._tasks, timeout=2.0)
+            await asyncio.wait(self._tasks, timeout=4.0)
+
+    async def leave(self) -> None:
+        """Hear nothing more; answer what NATS had already sent. From then on it says that nobody is here."""
+        own, self._own = self._own, []
+        for sub in own:
+            self._client.unsubscribe_light(sub)
+        await self._client.flush(1)
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=1.0)
+        await self._client.flush(1)
 
     def _endpoint(self, handler: Handler) -> Callable[[Request], Awaitable[None]]:
         async def handle(request: Request) -> None:
@@ -165,6 +180,9 @@ class Service:
             answer_error(self._client, reply, Refused("bad_request", f"{error} is missing"))
         except Exception as error:
             answer_error(self._client, reply, error)
+
+    async def _hello(self, _: dict[str, Any]) -> dict[str, Any]:
+        return {"edge": self._edge, "version": __version__, "time": time.time()}
 
     async def _moved(self, body: dict[str, Any]) -> dict[str, Any]:
         done = await self._workshop.moved(int(body["sequence"]))

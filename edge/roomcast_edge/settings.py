@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import click
 
+from roomcast.access import HELP, Access, check_url
 from roomcast.envelope import MAX_CAST_BYTES
 from roomcast.names import Subjects
+from roomcast_edge.tls import server_context
 
 
 class Address(click.ParamType[tuple[str, int]]):
@@ -108,16 +110,48 @@ class Settings:
     )
     request_rate: float = setting(1000.0, "Requests of one client a second (0: no limit).", click.FloatRange(0, 1e6))
     page: str = setting("", "An HTML file to serve at / of the clients' port.")
+    drain_delay: float = setting(
+        0.0,
+        "Seconds at the end, before the first socket is closed, in which load balancers see that this edge is unready.",
+        click.FloatRange(0, 600),
+    )
+    drain_time: float = setting(
+        10.0, "Seconds over which the sockets are closed at the end, in paced batches.", click.FloatRange(0, 3600)
+    )
+    ready_grace: float = setting(
+        30.0, "Seconds for which NATS or the bucket may be away before this edge is unready.", click.FloatRange(0, 3600)
+    )
+    tls_cert: str = setting("", "A certificate (PEM file, with its chain): clients then connect by wss.")
+    tls_key: str = setting("", "The key of that certificate (PEM file).")
+    nats_ca: str = setting("", HELP["ca"])
+    nats_cert: str = setting("", HELP["cert"])
+    nats_key: str = setting("", HELP["key"])
+    nats_credentials: str = setting("", HELP["credentials"])
+    nats_nkey: str = setting("", HELP["nkey"])
+    nats_token: str = setting("", HELP["token"], secret=True)
+    log_format: str = setting(
+        "text", "Lines to read, or one JSON object for each event.", click.Choice(["text", "json"])
+    )
     log_level: str = setting("info", "How much is logged.", click.Choice(["debug", "info", "warning", "error"]))
 
     def __post_init__(self) -> None:
         Subjects(self.prefix)
         if not self.nats:
             raise ValueError("no NATS server is named: --nats nats://localhost:4222")
+        for url in self.nats:
+            check_url(url)
+        self.access.options()
+        if self.tls_cert or self.tls_key:
+            server_context(self.tls_cert, self.tls_key)
         for pattern in (*self.client_rooms, *self.origins):
             text_pattern(pattern)
         if self.page and not Path(self.page).is_file():
             raise ValueError(f"--page {self.page}: there is no such file")
+
+    @property
+    def access(self) -> Access:
+        """What is shown to NATS, and what it must show."""
+        return Access(**{field.name: getattr(self, f"nats_{field.name}") for field in fields(Access)})
 
 
 def text_pattern(pattern: str) -> re.Pattern[str]:

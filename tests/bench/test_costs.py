@@ -7,10 +7,10 @@ import asyncio
 import pytest
 
 from roomcast.bench.connection import Target
-from roomcast.bench.machine import raise_file_limit
 from roomcast.bench.rooms import cast_to_many, fill_rooms, fill_sockets
 from roomcast.bench.run import Run, Size
 from roomcast.bench.system import System
+from roomcast.open_files import raise_file_limit
 from support.edges import EdgeProcess, StartEdge
 from support.nats_servers import NatsServer
 

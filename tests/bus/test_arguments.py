@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from roomcast.arguments import MISSING, Cast, omitted_id, read_cast
-from roomcast.membership import Socket
+from roomcast.handlers import Request
+from roomcast.membership import Socket, parse_socket, socket_id
 from roomcast.names import check_event
 
 ID = "k3f9x2a7.8Hd72kQpX0aLmT5v"
@@ -99,3 +100,36 @@ def test_none_is_data() -> None:
 def test_a_request_that_came_over_no_socket_omits_nobody() -> None:
     assert omitted_id(SimpleNamespace(socket=None)) is None
     assert cast_of({"a": 1}, SimpleNamespace(socket=None)).except_rooms == ()
+
+
+class HttpRequest:
+    """What all frameworks' requests have: headers whose names ignore case."""
+
+    def __init__(self, **headers: str) -> None:
+        self._headers = {name.replace("_", "-").lower(): value for name, value in headers.items()}
+        self.headers = self
+
+    def get(self, name: str) -> str | None:
+        return self._headers.get(name.lower())
+
+
+def test_an_http_request_names_the_socket_to_omit_by_its_header() -> None:
+    assert omitted_id(HttpRequest(x_socket_id=ID)) == ID
+    assert omitted_id(HttpRequest()) is None
+    assert omitted_id(Request(headers={"X-Socket-Id": ID})) == ID
+
+
+@pytest.mark.parametrize(
+    "named", ["", "order-42", "user.42", f"{ID} order-42", f" {ID}", f"{ID}\n", "a" * 300, "\ud800"]
+)
+def test_a_forged_header_keeps_a_cast_from_no_room(named: str) -> None:
+    assert omitted_id(HttpRequest(x_socket_id=named)) is None
+    if 0 < len(named.encode(errors="replace")) < 256 and named != "\ud800":
+        assert omitted_id(named) is None, "as a text that came from such a header"
+
+
+def test_a_header_is_good_for_nothing_but_omitting() -> None:
+    for request in (HttpRequest(x_socket_id=ID), Request(headers={"X-Socket-Id": ID})):
+        assert parse_socket(request) is None
+        with pytest.raises(TypeError, match="forged"):
+            socket_id(request)

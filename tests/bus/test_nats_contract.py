@@ -30,7 +30,11 @@ ATTRIBUTES = {
     "_pongs": "one future for each PING that is under way",
     "_pings_outstanding": "the check for a stalled server counts with it",
     "_transport": "its _io_writer is where send() writes and what a reconnect aborts",
-    "_server_pool": "the back-off of a reconnect counts the tries of its servers",
+    "_server_pool": "the back-off of a reconnect counts the tries of its servers; who leaves a lame duck chooses there",
+    "_current_server": "an error names it, and a lame duck is left for another one",
+    "_server_info": "a lame duck is known by its server_id",
+    "_ping_interval_task": "ended when a handshake fails",
+    "_flusher_task": "ended when a handshake fails",
     "_max_payload": "send() refuses what is larger",
     "_error_cb": "report() tells it",
     "_err": "connect() names the cause from it",
@@ -45,6 +49,7 @@ METHODS: dict[str, list[str]] = {
     "_process_ping": ["self"],
     "_process_pong": ["self"],
     "_process_info": ["self", "info", "initial_connection"],
+    "_process_connect_init": ["self"],
     "_process_op_err": ["self", "e"],
     "_send_ping": ["self", "future"],
     "_read_loop": ["self"],
@@ -124,7 +129,8 @@ def test_what_is_mended_takes_what_the_stock_method_takes(name: str) -> None:
 def test_every_override_overrides_something() -> None:
     own = {
         "subscribe_light", "unsubscribe_light", "send", "unsent", "drained", "report",
-        "_write_soon", "_write_now", "_stream",
+        "_write_soon", "_write_now", "_stream", "_leave_lame_duck", "other_servers",
+        "move_to",
     }  # fmt: skip
     for name, value in vars(MendedClient).items():
         if not inspect.isfunction(value) or (name.startswith("__") and name.endswith("__")):

@@ -158,7 +158,7 @@ async def test_between_reconnect_and_the_end_of_the_log_no_removed_member_hears_
                 assert numbers == sorted(set(numbers)), "in order, at most once"
         over = True
         await casting
-        held = await cut_off.metric("roomcast_invalid_total")
+        held = await cut_off.metric("roomcast_casts_dropped_total")
         print(f"{sent} casts; held too long or dropped: {held:.0f}")
         await asyncio.gather(*[client.close() for client in removed + kept])
 

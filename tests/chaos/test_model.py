@@ -11,6 +11,7 @@ import pytest
 
 from roomcast import Bus, SocketNotFound
 from support.chaos import Progress, length, seeded
+from support.edges import EdgeProcess
 from support.until import until
 from support.websocket_client import Client
 
@@ -19,7 +20,10 @@ pytestmark = pytest.mark.cluster
 ROOMS = [f"room-{n}" for n in range(7)] + ["order.42", "ünï cödé"]
 SOCKETS = 12
 HISTORY = 25
-KICKED = 4502
+KICKED, TOO_SLOW, NO_CODE = 4502, 1013, 1006
+OUTBOX_LIMIT = 256 * 1024
+LARGE = 16 * 1024
+"""Bytes of a cast that is to fill what lies between an edge and a client that does not read."""
 
 
 @dataclass(eq=False)
@@ -30,6 +34,8 @@ class Peer:
     edge: int
     rooms: set[str] = field(default_factory=set)
     is_here: bool = True
+    is_stalled: bool = False
+    """Its client reads nothing now: what it will hear is predicted all the same."""
     expected: list[tuple[str, Any]] = field(default_factory=list)
 
     @property
@@ -44,9 +50,11 @@ class Peer:
 class World:
     """Edges, a Bus, clients, and the naive model of them all. Each step does one thing to both, and compares."""
 
-    def __init__(self, bus: Bus, urls: list[str], rng: random.Random) -> None:
+    def __init__(self, bus: Bus, edges: list[EdgeProcess], rng: random.Random) -> None:
         self.bus = bus
-        self.urls = urls
+        self.edges = edges
+        self.urls = [edge.url for edge in edges]
+        self.edge_ids = [edge.id for edge in edges]
         self.rng = rng
         self.peers: list[Peer] = []
         self.gone: list[Client] = []
@@ -54,6 +62,7 @@ class World:
         self.history: list[str] = []
         self._steps = [
             (20, self.cast),
+            (5, self.burst),
             (5, self.blast),
             (14, self.join),
             (8, self.leave),
@@ -67,7 +76,11 @@ class World:
             (2, self.quit),
             (2, self.come_back_from_the_dead),
             (6, self.compare),
+            (2, self.stall),
+            (1, self.stall_too_long),
         ]
+        # What happens around a client that reads nothing: it cannot be asked to answer.
+        self._steps_around = [self.cast, self.burst, self.blast, self.join, self.leave, self.move, self.compare]
 
     async def step(self) -> None:
         """One random step."""
@@ -108,7 +121,7 @@ class World:
         await self.bus.blast("mark", self.sent)
         mark = ("mark", self.sent)
         self.predict(self.peers, *mark)
-        for peer in self.here():
+        for peer in [peer for peer in self.here() if not peer.is_stalled]:
             await peer.client.hears_that(
                 lambda peer=peer: mark in peer.client.events, 15, f"{mark} by {self.name(peer)}"
             )
@@ -138,6 +151,77 @@ class World:
         await self.bus.blast("blast", self.sent, omit and omit.id)
         self.predict([peer for peer in self.peers if peer is not omit], "blast", self.sent)
 
+    async def burst(self) -> None:
+        """Tens of casts in one write to NATS, to different rooms: an edge joins what it writes to a socket."""
+        count = self.rng.randint(20, 60)
+        self.note(f"a burst of {count}")
+        for _ in range(count):
+            await (self.blast if self.rng.random() < 0.1 else self.cast)()
+
+    # -- slow readers --------------------------------------------------------------------------------------------------
+
+    async def stall(self) -> None:
+        """A client reads nothing for a while, and its edge keeps all for it: it loses nothing, in order."""
+        peer = self.rng.choice(self.here())
+        await self._fill(peer)
+        for _ in range(self.rng.randint(1, 4)):
+            await self.rng.choice(self._steps_around)()
+        self.note(f"{self.name(peer)} reads again")
+        peer.client.go_on()
+        peer.is_stalled = False
+        await self.in_step()
+
+    async def stall_too_long(self) -> None:
+        """More waits for a client than may: it has a part of it, in order, is closed, and comes back with its rooms."""
+        peer = self.rng.choice(self.here())
+        await self._fill(peer)
+        closed = await self._closed_as_slow()
+        for _ in range(2 * OUTBOX_LIMIT // LARGE):
+            await self._large_cast(peer)
+
+        async def given_up() -> bool:
+            return await self.bus.get(peer.id) is None
+
+        await until(given_up, 15, "its edge gives it up")
+        assert await self._closed_as_slow() == closed + 1
+        peer.client.go_on()
+        peer.is_here = peer.is_stalled = False
+        assert await peer.client.is_closed(10) in (TOO_SLOW, NO_CODE)
+        heard = peer.client.events
+        assert heard == peer.expected[: len(heard)], f"{self.name(peer)} heard a part of it, in order"
+        assert len(heard) < len(peer.expected), "and not all"
+        peer.expected.clear()
+        self.note(f"{self.name(peer)} was too slow")
+        if self.rng.random() < 0.5:
+            await self._resume(peer)
+
+    async def _fill(self, peer: Peer) -> None:
+        """Let a client stop reading, and send until its edge has to keep something for it."""
+        await self.in_step()
+        self.note(f"{self.name(peer)} stalls")
+        peer.client.stall()
+        peer.is_stalled = True
+        edge = self.edges[peer.edge]
+
+        async def keeps() -> bool:
+            for _ in range(OUTBOX_LIMIT // LARGE // 4):
+                await self._large_cast(peer)
+            assert await self.bus.get(peer.id) is not None, (
+                "answered behind the casts: the edge has them, and the socket"
+            )
+            return await edge.metric("roomcast_outbox_bytes") > 0
+
+        await until(keeps, 20, "the edge keeps what its client does not take")
+
+    async def _large_cast(self, peer: Peer) -> None:
+        self.sent += 1
+        data = [self.sent, "x" * LARGE]
+        await self.bus.broadcast(peer.id, "cast", data)
+        self.predict([peer], "cast", data)
+
+    async def _closed_as_slow(self) -> float:
+        return sum([await edge.metric("roomcast_slow_sockets_closed_total") for edge in self.edges])
+
     # -- changes -------------------------------------------------------------------------------------------------------
 
     async def join(self) -> None:
@@ -162,8 +246,6 @@ class World:
 
     def edge_name(self, peer: Peer) -> str:
         return self.edge_ids[peer.edge] + "."
-
-    edge_ids: list[str]
 
     async def move(self) -> None:
         source = self.some_target()
@@ -319,12 +401,11 @@ async def test_every_client_hears_exactly_what_the_model_predicts(cluster, prefi
     edges = []
     for n in range(2 + number % 2):
         urls = cluster.urls[n:] + cluster.urls[:n]
-        edges.append(await start_edge(urls, kv_replicas=3))
+        edges.append(await start_edge(urls, kv_replicas=3, outbox_limit=OUTBOX_LIMIT))
     steps = length(200, 600)
     progress = Progress(f"model, run {number}", steps)
     async with Bus.connect(cluster.urls[2], prefix=prefix) as bus:
-        world = World(bus, [edge.url for edge in edges], rng)
-        world.edge_ids = [edge.id for edge in edges]
+        world = World(bus, edges, rng)
         try:
             for n in range(steps):
                 await world.step()

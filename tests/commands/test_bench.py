@@ -18,7 +18,10 @@ from support.nats_servers import NatsServer
 from support.until import until
 
 SOCKETS = 200
-SCENARIOS = {"memory", "limit", "fanout-1", "fanout-10", "fanout-50", "slow", "small-rooms", "connect", "moves"}
+SCENARIOS = {
+    *("memory", "limit", "fanout-1", "fanout-10", "fanout-50", "slow", "small-rooms"),
+    *("connect", "requests", "moves"),
+}
 
 
 def value(report: dict[str, Any], scenario: str, figure: str) -> float:
@@ -47,6 +50,7 @@ async def test_a_quick_run_gives_a_table_and_a_file(tmp_path: Path) -> None:
         assert value(report, name, "latency_max_ms") <= value(report, name, "last_max_ms")
     assert value(report, "fanout-50", "times_the_limit") > value(report, "fanout-1", "times_the_limit")
     assert value(report, "slow", "closed_as_slow") <= value(report, "slow", "stalled") == SOCKETS // 20
+    assert value(report, "requests", "requests_per_cpu_second") > 1000
     machine = report["machine"]
     assert machine["cpus"] >= 1
     assert all(machine[key] for key in ("cpu", "python", "roomcast", "date", "system"))

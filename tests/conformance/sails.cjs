@@ -13,10 +13,18 @@ function tell(name, saw, more) {
   process.stdout.write(JSON.stringify({ name, saw, ...more }) + "\n");
 }
 
+// What a program does that wants to have its id and its rooms again.
+function comeBack(socket) {
+  let session;
+  socket.on("bus:session", secret => { session = secret; });
+  socket.on("disconnect", () => { socket.query = `session=${session}&${io.sails.sdk.versionString}`; });
+}
+
 const commands = {
-  connect({ name, url, options }) {
+  connect({ name, url, options, returns }) {
     const socket = io.sails.connect(url, { multiplex: false, reconnectionDelay: 50, ...options });
     sockets.set(name, socket);
+    if (returns) comeBack(socket);
     socket.on("connect", () => tell(name, "connect", { id: socket._raw.id }));
     socket.on("disconnect", reason => tell(name, "disconnect", { reason, active: !!socket._raw.subs }));
     socket.on("error", error => tell(name, "connect_error", { message: error.message || error }));

@@ -10,6 +10,7 @@ import pytest
 
 from roomcast import BadRequest, Bus, Forbidden, NotFound, Request
 from support.edges import EdgeProcess
+from support.front import Front
 from support.socketio_clients import SailsNode
 from support.until import until
 
@@ -21,6 +22,7 @@ class Service:
 
     def __init__(self, bus: Bus) -> None:
         self.asked: list[Request] = []
+        self.over = asyncio.Event()
         for method in ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"):
             bus.route(f"{method} /echo/:id")(self.echo)
         bus.route("GET /")(self.root)
@@ -48,7 +50,7 @@ class Service:
         raise {"not_found": NotFound, "forbidden": Forbidden, "bad_request": BadRequest}[why](f"{why} it is")
 
     async def slow(self, req: Request) -> None:
-        await asyncio.sleep(30)
+        await self.over.wait()
 
 
 @pytest.fixture
@@ -73,6 +75,7 @@ async def service(bus) -> AsyncIterator[Service]:
     service = Service(bus)
     async with bus.serving():
         yield service
+        service.over.set()
 
 
 def address(edge: EdgeProcess) -> str:
@@ -185,6 +188,23 @@ async def test_a_lost_connection_ends_what_is_asked_and_a_new_socket_comes_back(
     await socket.sees("connect", 2, 20)
     assert socket.id != before, "a new socket, as with Sails"
     assert (await socket.request("get", "/echo/2"))["body"]["id"] == "2"
+
+
+async def test_who_returns_with_its_session_is_the_same_socket(nats, start_edge, bus, service, sails):
+    edges = [await start_edge(nats.urls), await start_edge(nats.urls)]
+    async with Front(edges) as front:
+        socket = await sails.connect(front.url, reconnection=True, returns=True)
+        before = socket.id
+        await bus.join(before, "open-1")
+        front.prefer(edges[1])
+        await edges[0].kill()
+        await socket.sees("connect", 2, 20)
+        assert socket.id == before
+        assert await bus.rooms(before) == {"open-1"}
+        front.cut()
+        await socket.sees("connect", 3, 20)
+        assert socket.id == before
+        assert (await socket.request("get", "/echo/2"))["body"]["id"] == "2"
 
 
 async def test_who_leaves_is_gone(edge, bus, sails):

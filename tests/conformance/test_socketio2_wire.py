@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 
 import pytest
@@ -54,6 +55,12 @@ async def test_a_session_from_the_greeting_to_the_leaving(nats, prefix, edge):
         await wire.asks("40/admin?token=1,", '44/admin,"Invalid namespace"')
         await bus.broadcast("open-1", "news", {"n": 1})
         assert (await wire.frame())[1] == b'42["news",{"n":1}]'
+        asking = asyncio.create_task(bus.call(socket_id, "confirm", {"n": 2}))
+        call = (await wire.frame())[1].decode()
+        number = call.removeprefix("42").partition("[")[0]
+        assert call == f'42{number}["confirm",{{"n":2}}]'
+        wire.say(f'43{number}["yes"]')
+        assert await asking == "yes"
         await wire.asks(
             '451-1["upload",{"_placeholder":true,"num":0}]',
             '431[{"error":{"code":"bad_request",'

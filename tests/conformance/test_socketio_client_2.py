@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import jwt
 import pytest
 
+from roomcast import Bus
 from support.socketio_clients import Node
 from support.socketio_scenario import Scenario
+
+SECRET = "a secret of more than thirty-two bytes"
 
 
 @pytest.fixture
@@ -30,6 +34,20 @@ class TestSocketIoClient2(Scenario):
         await client.sees("connect", 2)
         assert client.id != before
         assert await stage.bus.rooms(client.id) == frozenset()
+
+    async def test_who_is_refused_is_told_why_and_stays_away(self, nats, prefix, start_edge, kind):
+        edge = await start_edge(nats.urls, auth="jwt", jwt_secret=SECRET)
+        address = f"http://127.0.0.1:{edge.port}"
+        stranger = await kind.open(address, query="token=made-up", wait=False)
+        assert (await stranger.sees("connect_error"))["message"] == "the token does not verify"
+        assert (await stranger.sees("disconnect"))["reason"] == "io server disconnect"
+        assert stranger.gave_up
+        assert stranger.all("connect") == []
+        token = jwt.encode({"sub": "ann", "rooms": ["team"]}, SECRET, "HS256")
+        client = await kind.open(address, query=f"token={token}")
+        async with Bus.connect(nats.url, prefix=prefix) as bus:
+            found = await bus.get(client.id)
+            assert (found.user, found.rooms) == ("ann", {"team", "user.ann"})
 
     async def test_its_dialect_is_told_apart(self, stage):
         client = await stage.client()

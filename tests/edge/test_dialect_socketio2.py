@@ -12,12 +12,12 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from roomcast_edge.closing import CloseCode
-from roomcast_edge.dialects import Attachments, Dialects, Emit, Leave, Refusal, Say
+from roomcast_edge.dialects import Attachments, Dialects, Emit, Leave, Refusal, Reply, Say
 from roomcast_edge.dialects.json import JsonDialect
 from roomcast_edge.dialects.socketio import SocketIoDialect
 from roomcast_edge.dialects.socketio2 import SocketIo2Dialect
 from roomcast_edge.frames import PING, text_frame
-from support.socketio_packets import BINARY_EVENT, CONNECT, EVENT, ack_ids, anything, encode, names, others, values
+from support.socketio_packets import ACK, BINARY_EVENT, CONNECT, EVENT, ack_ids, anything, encode, names, others, values
 
 dialect = SocketIo2Dialect(25.0, 20.0, 65536)
 
@@ -112,6 +112,15 @@ def test_an_event_is_its_name_and_its_arguments(event: str, args: list[Any], ack
     assert dialect.decode(encode(EVENT, "/", ack, [event, *args])) == Emit(event, tuple(args), ack)
 
 
+@given(st.integers(0, 10**15 - 1), values)
+def test_a_call_is_an_event_with_an_id_and_its_acknowledgement_the_reply(number: int, data: Any):
+    [call] = texts_of(dialect.call("confirm", number, orjson.dumps(data)))
+    assert call.startswith(f'42{number}["confirm",')
+    error = data["error"] if isinstance(data, dict) and set(data) == {"error"} else None
+    if not isinstance(error, dict):
+        assert dialect.decode(encode(ACK, "/", number, [data])) == Reply(number, data)
+
+
 @pytest.mark.parametrize("text", [b"40", b"40/,", b"40/?token=1,"])
 def test_the_default_namespace_is_connected_already(text: bytes):
     assert dialect.decode(text) is None
@@ -149,6 +158,6 @@ def test_what_is_malformed_closes_the_transport(text: bytes):
 def test_no_input_raises_anything_but_a_refusal(text: bytes):
     with contextlib.suppress(Refusal):
         decoded = dialect.decode(text)
-        assert decoded is None or isinstance(decoded, Emit | Leave | Say | Attachments)
+        assert decoded is None or isinstance(decoded, Emit | Reply | Leave | Say | Attachments)
         if isinstance(decoded, Say):
             texts_of(decoded.frame)  # UTF-8

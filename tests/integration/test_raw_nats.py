@@ -242,7 +242,7 @@ async def test_no_request_makes_an_edge_fail(stage: Arena, stock: StockClient, p
     keys = ["id", "from", "join", "leave", "leave_all", "room", "cursor", "confirm", "op", "event", "answer"]
 
     async def one(number: int) -> None:
-        verb = source.choice(["change", "get", "move", "members", "count"])
+        verb = source.choice(["change", "get", "call", "move", "members", "count"])
         body = {key: source.choice(odd) for key in source.sample(keys, source.randint(0, 6))} | {"timeout": 0.5}
         if verb in ("members", "count"):
             body.setdefault("room", "room")
@@ -282,5 +282,5 @@ async def test_nats_own_discovery_shows_the_api(stage: Arena, stock: StockClient
         assert {row["name"] for row in answers} == {"roomcast"}
     for row in infos:
         subjects = {endpoint["subject"]: endpoint["queue_group"] for endpoint in row["endpoints"]}
-        verbs = ("change", "get", "move", "members", "count")
+        verbs = ("change", "get", "call", "move", "members", "count")
         assert subjects == {f"{prefix}.api.{verb}": "edges" for verb in verbs}

@@ -407,7 +407,11 @@ async def test_after_the_resume_window_it_is_gone(nats, prefix, bus, start_edge)
     assert (await bus.leave(client.id, "room")).changed is False, "leaving is no error"
     await greets_a_stranger(edges, client.session, client)
     async with bucket_view(nats.url, prefix) as bucket:
-        assert f"socket.{client.id}" not in await bucket.keys("socket.>"), "nothing is left of it"
+
+        async def purged() -> bool:
+            return f"socket.{client.id}" not in await bucket.keys("socket.>")
+
+        await until(purged, 8, "nothing is left of it")
 
 
 async def test_a_socket_that_came_back_lives_longer_than_the_resume_window(nats, prefix, bus, start_edge):

@@ -25,6 +25,7 @@ class EdgeProcess:
         self.nats = nats
         self.prefix = prefix
         self.settings = settings
+        self.command = [sys.executable, "-m", "roomcast"]
         self.process: asyncio.subprocess.Process | None = None
         self.id = ""
         self.port = 0
@@ -34,7 +35,7 @@ class EdgeProcess:
     @property
     def url(self) -> str:
         """Where clients of the json dialect connect."""
-        return f"ws://127.0.0.1:{self.port}/ws"
+        return f"{'wss' if self.settings.get('tls_cert') else 'ws'}://127.0.0.1:{self.port}/ws"
 
     @property
     def log(self) -> str:
@@ -55,7 +56,7 @@ class EdgeProcess:
         self._log.write_text("")
         with self._log.open("ab") as output:
             self.process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "roomcast", "edge"),
+                *(*self.command, "edge"),
                 *("--listen", f"127.0.0.1:{self.port}", "--admin", f"127.0.0.1:{self.admin_port}"),
                 env=environment,
                 stdout=output,

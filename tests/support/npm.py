@@ -1,4 +1,4 @@
-"""The npm packages of the conformance tests: installed once, from the lock file, by whichever worker comes first."""
+"""The npm packages of tests and examples: installed once, from the lock file, by whichever worker comes first."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from pathlib import Path
 import pytest
 
 HOME = Path(__file__).parent.parent / "conformance"
-MODULES = HOME / "node_modules"
 
 
-def installed() -> Path:
-    """``node_modules`` as the lock file says; :func:`need_node` comes before."""
-    stamp = MODULES / ".installed"
-    wanted = hashlib.sha256((HOME / "package-lock.json").read_bytes()).hexdigest()
-    with (HOME / "package-lock.json").open() as lock:
+def installed(home: Path = HOME) -> Path:
+    """``node_modules`` of a directory as its lock file says; :func:`need_node` comes before."""
+    modules = home / "node_modules"
+    stamp = modules / ".installed"
+    wanted = hashlib.sha256((home / "package-lock.json").read_bytes()).hexdigest()
+    with (home / "package-lock.json").open() as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not stamp.is_file() or stamp.read_text() != wanted:
             command = ["npm", "ci", "--no-audit", "--no-fund", "--ignore-scripts"]
-            done = subprocess.run(command, cwd=HOME, capture_output=True, text=True, timeout=150)
+            done = subprocess.run(command, cwd=home, capture_output=True, text=True, timeout=150)
             assert done.returncode == 0, f"npm ci failed:\n{done.stdout}{done.stderr}"
             stamp.write_text(wanted)
-    return MODULES
+    return modules
 
 
 def need_node() -> None:
     """Skip where there is no Node; where CI runs, that is a failure."""
     if shutil.which("node") is None or shutil.which("npm") is None:
-        missing("Node and npm are not installed: nothing is tested with the real socket.io-client")
+        missing("Node and npm are not installed: real clients and services of JavaScript are not tested")
 
 
 def missing(what: str) -> None:

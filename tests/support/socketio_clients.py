@@ -233,10 +233,10 @@ class SailsNode(Node):
     def __init__(self, package: str = "socket.io-client-2.0") -> None:
         super().__init__(package, carries_session="session")
 
-    async def connect(self, url: str, *, wait: bool = True, **options: Any) -> SailsSocket:
-        """A socket; ``options`` are those of ``io.sails.connect``."""
+    async def connect(self, url: str, *, wait: bool = True, returns: bool = False, **options: Any) -> SailsSocket:
+        """A socket; ``options`` are those of ``io.sails.connect``. ``returns``: with its session, if it is lost."""
         client = self._add(SailsSocket(self, f"socket {next(self._names)}"))
-        client.tell("connect", url=url, options=options)
+        client.tell("connect", url=url, options=options, returns=returns)
         if wait:
             await client.sees("connect")
         return client

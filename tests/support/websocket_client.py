@@ -120,6 +120,14 @@ class Client:
                 await self._reader
         return self.ws.close_code or 1006
 
+    def stall(self) -> None:
+        """Read nothing more, until :meth:`go_on`. Call it while nothing is on its way."""
+        self.ws.transport.pause_reading()
+
+    def go_on(self) -> None:
+        """Read again."""
+        self.ws.transport.resume_reading()
+
     def drop(self) -> None:
         """Cut the TCP connection without a word."""
         self.ws.transport.abort()

@@ -47,7 +47,18 @@ def start_embedded() -> Iterator[System]:
         config = embedded.write_configs(directory, [nats_port])[0]
         server = stack.enter_context(_Process("NATS", [binary, "-c", str(config)], directory))
         server.wait(ready.wait_nats([url]))
-        command = [sys.executable, "-m", "roomcast", "edge", "--nats", url, "--client-rooms", "bench-*"]
+        command = [
+            sys.executable,
+            "-m",
+            "roomcast",
+            "edge",
+            "--nats",
+            url,
+            "--client-rooms",
+            "bench-*",
+            "--drain-time",
+            "0",
+        ]
         command += ["--listen", f"{HOST}:{port}", "--admin", f"{HOST}:{admin}"]
         pin(edge_cpus)
         edge = stack.enter_context(_Process("the edge", command, directory))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ipaddress
 import os
 import platform
-import resource
 import socket
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -59,16 +58,6 @@ def pin(numbers: Sequence[int]) -> None:
     """Keep this process, and those that it starts, on these processors, where the system can; all: no numbers."""
     if numbers and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, numbers)
-
-
-def raise_file_limit() -> int:
-    """Let this process, and those that it starts, open as many files as it may; returns how many these are."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if hard == resource.RLIM_INFINITY:
-        hard = 1 << 20
-    if soft < hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    return hard
 
 
 def check_sockets(sockets: int, allowed: int, processes: int) -> None:

@@ -91,6 +91,10 @@ class Workers:
             raise BenchError(f"{opened.lost} of {count} sockets could not be opened: {opened.why}")
         return opened
 
+    def ask(self, text: str, times: int, within: float) -> int:
+        """Ask this so many times on each socket, see :meth:`Load.ask`; returns how many were answered."""
+        return sum(self._ask("ask", [(text, times, within)] * len(self._pipes), within))
+
     def ids(self) -> list[str]:
         """The ids of all sockets, by index."""
         rows = [row for rows in self._ask("ids") for row in rows]

@@ -7,6 +7,7 @@ import click
 from roomcast._version import __version__
 from roomcast.commands import client, discovered
 from roomcast.commands.bench import bench
+from roomcast.commands.doctor import doctor
 from roomcast.commands.tail import tail
 from roomcast.commands.up import up
 
@@ -29,5 +30,5 @@ def main() -> None:
     """Rooms and realtime events for a cluster of websocket edges, over NATS."""
 
 
-for _command in (*client.COMMANDS, bench, tail, up):
+for _command in (*client.COMMANDS, bench, doctor, tail, up):
     main.add_command(_command)

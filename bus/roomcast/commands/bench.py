@@ -20,6 +20,7 @@ from roomcast.bench.run import Run, Size
 from roomcast.bench.scenarios import SCENARIOS, Scenario
 from roomcast.bench.system import System, running
 from roomcast.commands.connected import failure
+from roomcast.open_files import raise_file_limit
 
 NAMES = [scenario.name for scenario in SCENARIOS]
 
@@ -72,7 +73,7 @@ def bench(
     if any(given) and (embedded or not all(given)):
         raise click.UsageError("A running system needs --nats, --edge and --admin, and no --embedded.")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what was started is ended on the way out
-    allowed = machine.raise_file_limit()
+    allowed = raise_file_limit()
     about = machine.facts()
     if machine.is_busy():
         click.echo(f"this machine is busy (load average {about['load_average']}): the figures will be worse", err=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import functools
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import Any, Concatenate, ParamSpec
 import click
 import orjson
 
+from roomcast.access import HELP, Access
 from roomcast.bus import Bus
 from roomcast.errors import RoomcastError
 
@@ -61,13 +63,37 @@ def nats_option(command: Callable[..., Any]) -> Callable[..., Any]:
     return click.option(
         "--nats",
         "servers",
-        envvar="NATS_URL",
+        envvar=["ROOMCAST_NATS", "NATS_URL"],
         default="nats://localhost:4222",
         show_default=True,
         show_envvar=True,
         metavar="URL[,URL…]",
         help="The NATS server, or several of one cluster.",
     )(command)
+
+
+def access_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """``--nats-ca``, ``--nats-credentials`` …: as one :class:`Access`, the keyword argument ``access``."""
+
+    @functools.wraps(command)
+    def with_access(*args: Any, **arguments: Any) -> None:
+        given = {field.name: arguments.pop(f"nats_{field.name}") for field in dataclasses.fields(Access)}
+        try:
+            access = Access(**given)
+        except ValueError as error:
+            raise failure(error) from error
+        command(*args, access=access, **arguments)
+
+    for name, text in reversed(HELP.items()):
+        with_access = click.option(
+            f"--nats-{name}",
+            envvar=f"ROOMCAST_NATS_{name.upper()}",
+            default="",
+            show_envvar=True,
+            metavar="TEXT" if name == "token" else "FILE",
+            help=text,
+        )(with_access)
+    return with_access
 
 
 def prefix_option(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -87,6 +113,7 @@ def connected(function: Callable[Concatenate[Call, P], Awaitable[None]]) -> Call
     """Make an ``async def`` that takes a :class:`Call` first what click runs, with the options they all have."""
 
     @nats_option
+    @access_options
     @prefix_option
     @click.option(
         "--timeout",
@@ -98,9 +125,17 @@ def connected(function: Callable[Concatenate[Call, P], Awaitable[None]]) -> Call
     )
     @click.option("--json", "as_json", is_flag=True, help="Print JSON, an object on a line.")
     @functools.wraps(function)
-    def command(servers: str, prefix: str, timeout: float, as_json: bool, *args: P.args, **arguments: P.kwargs) -> None:
+    def command(
+        servers: str,
+        access: Access,
+        prefix: str,
+        timeout: float,
+        as_json: bool,
+        *args: P.args,
+        **arguments: P.kwargs,
+    ) -> None:
         async def call() -> None:
-            async with Bus.connect(servers, prefix=prefix, name="roomcast command") as bus:
+            async with Bus.connect(servers, prefix=prefix, name="roomcast command", **access.options()) as bus:
                 await function(Call(bus, prefix, timeout, as_json), *args, **arguments)
 
         run(call())

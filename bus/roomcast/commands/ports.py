@@ -62,3 +62,12 @@ def free_ports(count: int) -> list[int]:
     if len(found) < count:
         raise OSError("no free ports were found")
     return found
+
+
+def free_row(count: int) -> list[int]:
+    """Ports in a row that nobody listens on now. ``OSError`` when there are none."""
+    for first in random.sample(QUIET_PORTS, 200):
+        row = list(range(first, first + count))
+        if all(_trouble(number) is None for number in row):
+            return row
+    raise OSError(f"no {count} free ports in a row were found")

@@ -125,7 +125,9 @@ def _edge(plan: Plan, i: int, say: Say) -> Child:
     command += ["--listen", f"{HOST}:{plan.edges[i]}", "--admin", f"{HOST}:{plan.admins[i]}"]
     if plan.demo:
         command += ["--page", str(Path(__file__).parents[1] / "demo" / "chat.html")]
-    return Child(f"edge {plan.edges[i]}", command, say, env={"ROOMCAST_KV_REPLICAS": str(len(urls))})
+    return Child(
+        f"edge {plan.edges[i]}", command, say, env={"ROOMCAST_KV_REPLICAS": str(len(urls)), "ROOMCAST_DRAIN_TIME": "1"}
+    )
 
 
 def _demo(plan: Plan, say: Say) -> Child:

@@ -52,10 +52,6 @@ class JsonDialect:
         """The close code says all."""
         return b""
 
-    def refusal(self, code: CloseCode, reason: str) -> bytes:
-        """The close code says all."""
-        return b""
-
     def cast(self, event: str, payload: bytes) -> bytes:
         """The payload between a prefix and a suffix: it is not parsed again."""
         return text_frame(b"%b%b}" % (_prefix(event), payload))

@@ -44,8 +44,8 @@ def as_request(emit: Emit) -> Emit:
     path, _, written = url.partition("#")[0].partition("?")
     try:
         query = parse_qs(written, keep_blank_values=True, errors="strict")
-    except UnicodeDecodeError:
-        raise Refusal("bad_request", "the url is not UTF-8 where it is percent-encoded", reply_id) from None
+    except ValueError:
+        raise Refusal("bad_request", "the query of the url is malformed", reply_id) from None
     data = _with_query(query, asked.get("data"))
     request = RouteRequest(emit.event.upper(), path or "/", _headers(asked.get("headers")))
     return Emit(emit.event, (data,), reply_id, request)
