@@ -26,7 +26,6 @@ STATUS_OF_CODE = {
     "forbidden": 403,
     "not_found": 404,
     "conflict": 409,
-    "disconnected": 410,
     "too_large": 413,
     "too_many": 429,
     "internal": 500,
