@@ -217,6 +217,7 @@ class Connection(asyncio.Protocol):
         """
         assert self.dialect is not None, "the handshake is over"
         self.socket = opened.socket
+        self.socket.open()
         if self._transport.get_write_buffer_size():
             self.socket.pause()
         self._listener.fanout.send(self.socket, self.dialect.greeting(opened.socket.id, opened.session, opened.resumed))

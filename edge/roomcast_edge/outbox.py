@@ -50,11 +50,7 @@ class Outbox:
         # (send() on a socket costs the kernel up to a tenth less than write() on its descriptor.)
         self.plain = plain
         self._kernel: SocketType | None = None
-        if plain:
-            tcp = transport.get_extra_info("socket")
-            self._kernel = SocketType(tcp.family, tcp.type | SOCK_NONBLOCK, tcp.proto, tcp.fileno())
-            self.send = self._kernel.send
-        self.direct = plain
+        self.direct = False
         self.blocked = False
         # Runs and frames of this pass, in order.
         self.waiting: list[Run | bytes] = []
@@ -62,6 +58,14 @@ class Outbox:
         # Joined bytes that wait for a socket that takes no more.
         self.backlog: list[bytes] = []
         self.backlog_bytes = 0
+
+    def open(self) -> None:
+        """Write past the transport from now on. :meth:`close` must follow: who forgets the descriptor closes it."""
+        if self.plain:
+            tcp = self._transport.get_extra_info("socket")
+            self._kernel = SocketType(tcp.family, tcp.type | SOCK_NONBLOCK, tcp.proto, tcp.fileno())
+            self.send = self._kernel.send
+            self.direct = not self.blocked
 
     def write(self, data: bytes) -> None:
         """Write to the kernel what it takes; the rest waits, up to the limit."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import hmac
 import json
 import logging
 import math
@@ -241,6 +243,22 @@ async def test_forged_tokens_are_refused(jwks: Path):
     for verifier in (tokens(jwt_keys=str(jwks)), tokens(jwt_keys=str(jwks), jwt_secret=SECRET)):
         for token in forgeries():
             assert await denial(verifier, token) is CloseCode.REFUSED, token
+
+
+@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan, 1e308, 10**400, "[" * 9, [[]], {}])
+@pytest.mark.parametrize("claim", ["exp", "nbf", "iat"])
+async def test_times_that_are_none_refuse(claim: str, value: Any):
+    await denial(tokens(jwt_secret=SECRET), forged({"alg": "HS256"}, {claim: value}, SECRET.encode()))
+
+
+@pytest.mark.parametrize("place", [0, 1])
+async def test_a_part_that_is_nested_too_deeply_refuses(place: int, jwks: Path):
+    deep, parts = encoded(b"[" * 20_000 + b"]" * 20_000), signed().split(".")
+    parts[place] = deep
+    assert await denial(tokens(jwt_keys=str(jwks), jwt_secret=SECRET), ".".join(parts)) is CloseCode.REFUSED
+    text = signed().split(".")[0] + "." + deep
+    secret = hmac.new(SECRET.encode(), text.encode(), hashlib.sha256).digest()
+    assert await denial(tokens(jwt_secret=SECRET), f"{text}.{encoded(secret)}") is CloseCode.REFUSED
 
 
 any_json = st.recursive(

@@ -392,6 +392,21 @@ async def test_rubbish_from_a_service_lets_nobody_in(nats: NatsServer, prefix: s
         await left_nothing(bus, edge, prefix)
 
 
+async def test_a_grant_that_is_too_large_to_be_kept_lets_nobody_in(nats: NatsServer, prefix: str, start_edge):
+    edge = await start_edge(nats.urls, auth="bus")
+    async with Bus.connect(nats.url, prefix=prefix) as bus:
+
+        async def answer(message: Any) -> None:
+            await message.respond(json.dumps({"data": "x" * (bus.nats.max_payload - 20)}).encode())
+
+        await bus.nats.subscribe(f"{prefix}.auth", cb=answer)
+        await bus.flush()
+        assert (await refused(edge.url))[0] == 1013
+        assert "bytes; NATS takes" in edge.log
+        assert "Traceback" not in edge.log
+        assert await edge.metric("roomcast_sockets") == 0
+
+
 async def test_what_a_client_makes_up_is_passed_on_or_refused(nats: NatsServer, prefix: str, start_edge):
     edge = await start_edge(nats.urls, auth="bus")
     async with doorkeeper(nats, prefix) as (_, asked):
