@@ -18,7 +18,7 @@ class NoResponders(Exception):
     """NATS says that nobody listens on the subject of a request."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Reply:
     """An answer: its payload, and its raw header block (empty where it has none)."""
 

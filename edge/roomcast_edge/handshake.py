@@ -8,6 +8,8 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from websockets.datastructures import Headers
+from websockets.http11 import Request, Response
+from websockets.server import ServerProtocol
 
 from roomcast.grants import Handshake as Question
 
@@ -17,7 +19,7 @@ SESSION_PROTOCOL = "roomcast.session."
 Query = Mapping[str, list[str]]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Handshake:
     """The credentials of a connection, from the safest place in which they are."""
 
@@ -50,6 +52,19 @@ class Handshake:
             address=_readable(self.address),
             path=self.path,
         )
+
+
+def accept(ws: ServerProtocol, request: Request) -> Response:
+    """The answer to a request: websockets' own, but without the date, which costs a twentieth of a connection."""
+    try:
+        key, _, subprotocol = ws.process_request(request)
+    except Exception:
+        return ws.accept(request)  # finds the same, and says it
+    ws.accept_called = True
+    headers = Headers([("Upgrade", "websocket"), ("Connection", "Upgrade"), ("Sec-WebSocket-Accept", key)])
+    if subprotocol is not None:
+        headers["Sec-WebSocket-Protocol"] = subprotocol
+    return Response(101, "Switching Protocols", headers)
 
 
 def split_target(target: str) -> tuple[str, dict[str, list[str]]]:

@@ -141,12 +141,14 @@ class Bucket:
         return await self._store(key, b"", head, None)
 
     async def _store(self, key: str, value: bytes, head: bytes, timeout: float | None) -> int:
-        with self._counting("write"):
-            try:
-                reply = await self._ask(self._subject + key, value, timeout, head)
-            except OutcomeUnknown:
-                raise KvUnknown("the bucket did not answer a write; whether it was written is unknown") from None
-            return self.revision_of(key, reply)
+        try:
+            return self.revision_of(key, await self._ask(self._subject + key, value, timeout, head))
+        except OutcomeUnknown:
+            self._failures["write"] += 1
+            raise KvUnknown("the bucket did not answer a write; whether it was written is unknown") from None
+        except KvUnavailable:
+            self._failures["write"] += 1
+            raise
 
     def revision_of(self, key: str, reply: Reply) -> int:
         """The revision in the acknowledgement of a write; :class:`WrongRevision`, :class:`KvUnavailable`."""

@@ -11,6 +11,7 @@ import asyncio
 import heapq
 import logging
 import time
+from typing import Any
 
 import orjson
 from nats import errors as nats_errors
@@ -51,14 +52,12 @@ class Tellers:
     def connected(self, socket: EdgeSocket) -> None:
         """A new session was greeted."""
         socket.told = True
-        event = Lifecycle(socket.id, socket.user, self._edge, "", frozenset(socket.rooms), socket.data)
-        self._tell(self._subjects.connects, event)
+        self._tell(self._subjects.connects, self._event(socket))
 
     def gone(self, socket: EdgeSocket) -> None:
         """The record of a session that was ended is purged."""
         if socket.told:
-            event = Lifecycle(socket.id, socket.user, self._edge, socket.why, frozenset(socket.rooms), socket.data)
-            self._tell(self._subjects.disconnects, event)
+            self._tell(self._subjects.disconnects, {**self._event(socket), "reason": socket.why})
 
     def later(self, name: str, holder: str, due: float) -> None:
         """A session that ``holder`` held may be over at this time, in seconds since the epoch."""
@@ -97,7 +96,7 @@ class Tellers:
         if self._waiting.get(name) == due:
             del self._waiting[name]
         if over is not None:
-            self._tell(self._subjects.disconnects, over)
+            self._tell(self._subjects.disconnects, over.to_json())
 
     async def _end(self, name: str, holder: str) -> Lifecycle | None:
         """Purge the record of a session that is over; None when it is not, or when that was told."""
@@ -118,8 +117,13 @@ class Tellers:
         await self._bucket.purge(key, expect=entry.revision)
         return Lifecycle(name, record.user, holder, why, frozenset(record.rooms), record.data)
 
-    def _tell(self, subject: str, event: Lifecycle) -> None:
+    def _event(self, socket: EdgeSocket) -> dict[str, Any]:
+        """As :meth:`Lifecycle.to_json` writes it."""
+        edge, rooms = self._edge, sorted(socket.rooms)
+        return {"id": socket.id, "user": socket.user, "edge": edge, "rooms": rooms, "data": socket.data}
+
+    def _tell(self, subject: str, event: dict[str, Any]) -> None:
         try:
-            self._client.send(subject, orjson.dumps(event.to_json()))
+            self._client.send(subject, orjson.dumps(event))
         except nats_errors.Error as error:
             log.debug("%s was not told: %s", subject, error)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from roomcast_edge.pace import Pace
 
 
-class Asker:
-    """One client's share: what it has under way, and its pace."""
+class Asker(Pace):
+    """One client's share: its pace, and what it has under way."""
 
-    __slots__ = ("pace", "under_way")
+    __slots__ = ("under_way",)
 
     def __init__(self, rate: float, now: float) -> None:
-        self.pace = Pace(rate, now)
+        super().__init__(rate, now)
         self.under_way = 0
 
 
@@ -31,7 +31,7 @@ class Limits:
 
     def in_pace(self, asker: Asker, now: float) -> bool:
         """Whether this client may ask for anything now; if so it is counted."""
-        return asker.pace.allows(now)
+        return asker.allows(now)
 
     def begin(self, asker: Asker) -> str:
         """Count one more request as under way; else say whose limit is reached."""

@@ -26,6 +26,7 @@ from roomcast_edge.dialects.jwr import COOKIE_PATH, COOKIE_SCRIPT
 from roomcast_edge.garbage import Freezer
 from roomcast_edge.handshake import (
     Handshake,
+    accept,
     client_address,
     first_header,
     offered_protocols,
@@ -54,7 +55,7 @@ RETRY_SPREAD = 5
 OnEmit = Callable[[Connection, EdgeSocket, Emit], None]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Answer:
     """What a request is answered; with a handshake it becomes a websocket."""
 
@@ -205,7 +206,7 @@ class Listener:
             return _later(ws, HTTPStatus.TOO_MANY_REQUESTS, "Too many connections from one address.\n", "address")
         if dialect.subprotocol and dialect.subprotocol in offered_protocols(request.headers):
             ws.available_subprotocols = [Subprotocol(dialect.subprotocol)]
-        response = ws.accept(request)
+        response = accept(ws, request)
         if response.status_code != HTTPStatus.SWITCHING_PROTOCOLS:
             return Answer(response, "malformed")
         if limit:

@@ -17,6 +17,8 @@ from roomcast_edge.closing import CloseCode
 LATENCY_BOUNDS = (1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 """Seconds: 100 µs to 10 s."""
 
+STRANGERS = 50
+"""Unforeseen values that a counter keeps at most until the next scrape."""
 OTHER = "other"
 """The label of what is counted under a value that was not foreseen."""
 
@@ -64,21 +66,24 @@ class Tally(dict[str, int]):
 
     def __init__(self, name: str, text: str, label: str, values: Iterable[str]) -> None:
         super().__init__(dict.fromkeys((*values, OTHER), 0))
+        self._known = frozenset(self)
         self.name = name
         self.text = text
         self.label = label
 
     def __missing__(self, _: str) -> int:
+        if len(self) > len(self._known) + STRANGERS:
+            self.fold()
         return 0
 
-    def __setitem__(self, value: str, count: int) -> None:
-        if value in self:
-            super().__setitem__(value, count)
-        else:
-            super().__setitem__(OTHER, self[OTHER] + count)  # of an unknown value nothing was counted before
+    def fold(self) -> None:
+        """Count as ``other`` what was not foreseen. Now and then, so that counting itself is a plain dict's work."""
+        for value in [value for value in list(self) if value not in self._known]:
+            self[OTHER] += self.pop(value)
 
     def family(self) -> Metric:
         """For a scrape."""
+        self.fold()
         family = CounterMetricFamily(f"roomcast_{self.name}", self.text, labels=[self.label])
         for value, count in self.items():
             family.add_metric([value], count)

@@ -6,6 +6,8 @@ from __future__ import annotations
 class Pace:
     """A token bucket. A rate of 0 is no limit."""
 
+    __slots__ = ("_at", "_rate", "_tokens")
+
     def __init__(self, rate: float, now: float) -> None:
         self._rate = rate
         self._tokens = rate

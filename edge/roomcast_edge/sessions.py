@@ -25,8 +25,7 @@ from roomcast_edge.records import (
     Move,
     Record,
     UnknownVersion,
-    new_secret,
-    new_socket_id,
+    new_session,
     secret_hash,
     split_session,
 )
@@ -52,7 +51,7 @@ class LostRace(Exception):
     """Another edge took the session up in the same moment, and holds it."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Opened:
     """A socket that is in the index and may be greeted."""
 
@@ -94,8 +93,8 @@ class Sessions:
             return await self._new(grant, make, still_there)
 
     async def _new(self, grant: Grant, make: Make, still_there: Callable[[], bool]) -> Opened | None:
-        secret = new_secret()
-        socket = make(new_socket_id(self._edge), secret_hash(secret))
+        name, secret = new_session(self._edge)
+        socket = make(name, secret_hash(secret))
         socket.user, socket.data, socket.client_rooms = grant.user, grant.data, grant.client_rooms
         follower = self._membership.follower
         record = socket.record(self._edge, follower.head)

@@ -66,12 +66,11 @@ def drain(pairs: list[tuple[socket.socket, socket.socket]]) -> None:
 
 async def share(pairs: list[tuple[socket.socket, socket.socket]], burst: int) -> tuple[float, float]:
     """Seconds of CPU time of a pass with ``burst`` casts and metrics; and the part of them that is gone without."""
-    boxes = [
-        Outbox(
-            cast(asyncio.Transport, SimpleNamespace(get_extra_info=lambda _, s=ours: s)), JsonDialect(), 1 << 20, int
-        )
-        for ours, _ in pairs
-    ]
+    boxes = []
+    for ours, _ in pairs:
+        transport = SimpleNamespace(get_extra_info=lambda _, s=ours: s, is_closing=lambda: False)
+        boxes.append(Outbox(cast(asyncio.Transport, transport), JsonDialect(), 1 << 20, int))
+        boxes[-1].open()
     index = cast(Index[EdgeSocket], SimpleNamespace(rooms={"all": boxes}, sockets={}))
     subscription = cast(LightSubscription, SimpleNamespace(key="all"))
     sinks: list[tuple[Any, FanOut, list[float]]] = []

@@ -69,9 +69,14 @@ def test_a_value_that_nobody_foresaw_is_counted_as_other():
     tally["unheard of"] += 1
     tally["strange"] += 2
     tally["unheard of"] += 1
-    assert tally == {"one": 1, "two": 0, OTHER: 4}
     [*samples] = tally.family().samples
+    assert tally == {"one": 1, "two": 0, OTHER: 4}
     assert {(sample.labels["kind"], sample.value) for sample in samples} == {("one", 1), ("two", 0), (OTHER, 4)}
+    for number in range(1000):
+        tally[f"stranger {number}"] += 1
+    assert len(tally) < 100, "whoever chooses values makes no series, though nobody scrapes"
+    tally.fold()
+    assert tally == {"one": 1, "two": 0, OTHER: 1004}
 
 
 def test_whatever_the_edge_counts_by_name_was_foreseen():

@@ -18,8 +18,7 @@ from roomcast_edge.records import (
     Record,
     UnknownVersion,
     new_edge_id,
-    new_secret,
-    new_socket_id,
+    new_session,
     secret_hash,
     secret_matches,
     split_session,
@@ -109,15 +108,15 @@ def test_ids_and_secrets():
     assert len(edges) == 500
     assert all(is_edge_id(edge) for edge in edges)
     edge = edges.pop()
-    sockets = {new_socket_id(edge) for _ in range(500)}
+    sockets = {new_session(edge)[0] for _ in range(500)}
     assert len(sockets) == 500
     assert all(is_socket_id(socket) for socket in sockets)
-    secret = new_secret()
+    name, secret = new_session(edge)
+    assert len(secret) * 6 == 144
     assert secret not in secret_hash(secret)
     assert secret_matches(secret, secret_hash(secret))
-    assert not secret_matches(new_secret(), secret_hash(secret))
+    assert not secret_matches(new_session(edge)[1], secret_hash(secret))
     assert not secret_matches("\udcff", secret_hash(secret)), "what a header may hold is compared, not raised at"
-    name = sockets.pop()
     assert split_session(f"{name}.{secret}") == (name, secret)
 
 

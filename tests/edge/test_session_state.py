@@ -16,7 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from roomcast.membership import Change
 from roomcast_edge.closing import CloseCode
 from roomcast_edge.movelog import MoveLog
-from roomcast_edge.records import Move, Record, new_secret, new_socket_id, secret_hash, split_session
+from roomcast_edge.records import Move, Record, new_session, secret_hash, split_session
 from roomcast_edge.session_state import Event, Fate, closed_with, obstacle, overtaken
 
 # -- the table by itself -------------------------------------------------------------------------------------------
@@ -309,7 +309,7 @@ class SessionsOverEdges(RuleBasedStateMachine):
     def connect(self, number: int, first: list[str]) -> None:
         edge = self.reachable()[number % len(self.reachable())]
         edge.read_log()
-        secret, socket_id = new_secret(), new_socket_id(edge.name)
+        socket_id, secret = new_session(edge.name)
         held = Held(socket_id, secret_hash(secret), set(first), edge.head, 0)
         assert edge.write(held), "nobody knows its id yet"
         edge.held[socket_id] = held
@@ -403,7 +403,7 @@ class SessionsOverEdges(RuleBasedStateMachine):
     @rule(number=some)
     def a_forged_session(self, number: int) -> None:
         client, edge = self.client(number), self.reachable()[0]
-        assert edge.resume(f"{client.id}.{new_secret()}", self.edges) in ("forged", "unknown")
+        assert edge.resume(f"{client.id}.{new_session(edge.name)[1]}", self.edges) in ("forged", "unknown")
 
     @precondition(lambda self: self.clients)
     @rule(number=some, lease_lost=st.booleans())

@@ -22,7 +22,7 @@ from roomcast_edge.kv import Bucket, KvUnavailable, KvUnknown
 from roomcast_edge.membership import Membership
 from roomcast_edge.metrics import Metrics
 from roomcast_edge.outbox import FanOut
-from roomcast_edge.records import Move, Record, new_edge_id, new_socket_id
+from roomcast_edge.records import Move, Record, new_edge_id, new_session
 from roomcast_edge.session_state import closed_with
 from roomcast_edge.socket import EdgeSocket
 
@@ -96,7 +96,7 @@ class Workbench:
 
     def make(self, name: str = "") -> EdgeSocket:
         """A socket that is nowhere yet. Its end goes the way of a connection's."""
-        name = name or new_socket_id(self.edge)
+        name = name or new_session(self.edge)[0]
 
         def end(code: CloseCode, _: str) -> None:
             if name not in self.ended:

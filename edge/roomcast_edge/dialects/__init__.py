@@ -23,7 +23,7 @@ class RouteRequest:
         return f"{self.method} {self.path}"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Emit:
     """An event of a client: its name, its arguments, and what its answer must bear (None: no answer is wanted)."""
 
