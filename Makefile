@@ -5,16 +5,21 @@ BIN := $(VENV)/bin
 
 .PHONY: up test chaos check format clean
 
+$(VENV)/.runs: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[testing]'
+	touch $@
+
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	touch $@
 
-up: $(VENV)/.installed
+up: $(VENV)/.runs
 	$(BIN)/roomcast up
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest -n 4
+	$(BIN)/python -m pytest -n 4 --dist worksteal
 
 chaos: $(VENV)/.installed
 	CHAOS=long $(BIN)/python -m pytest tests/chaos -p no:xdist --timeout 3600

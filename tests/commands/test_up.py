@@ -185,4 +185,4 @@ async def test_without_the_server_it_says_what_to_install(tmp_path: Path) -> Non
     )
     assert (ran.returncode, ran.stdout) == (1, "")
     assert ran.stderr.count("\n") == 1
-    assert "pip install 'roomcast[dev]'" in ran.stderr
+    assert "pip install 'roomcast[testing]'" in ran.stderr
