@@ -127,6 +127,8 @@ class World:
             )
             assert peer.client.events == peer.expected, f"{self.name(peer)} heard what was not predicted"
             del peer.client.events[:], peer.expected[:]
+        for edge in self.edge_ids:  # one on which nobody listens has the casts too: this question follows them
+            assert await self.bus.get(f"{edge}.{'A' * 16}") is None
 
     # -- casts ---------------------------------------------------------------------------------------------------------
 
