@@ -141,6 +141,11 @@ class MendedClient(Client):
 
     # -- which server ------------------------------------------------------------------------------------------------
 
+    @property
+    def server_id(self) -> str:
+        """Which server this client is connected to, whatever it was called by; empty where it never was to one."""
+        return str(self._server_info.get("server_id", ""))
+
     def other_servers(self) -> list[str]:
         """The URLs of all known servers but the one that this client is connected to."""
         return [server.uri.geturl() for server in self._server_pool if server is not self._current_server]

@@ -63,10 +63,6 @@ class Neighbours:
         if known is not None and known.state is State.ASKED:
             known.state = state
 
-    def any_suspect(self) -> bool:
-        """Whether there is any suspect."""
-        return any(known.state is State.SUSPECT for known in self._known.values())
-
     def is_suspect(self, edge: str) -> bool:
         """Whether "no responders" from this edge may mean that it is stalled."""
         known = self._known.get(edge)

@@ -1,8 +1,9 @@
 """Leaves a NATS node that stands and answers, but is cut off from the rest of its cluster.
 
 Clients of such a node hear nothing that is published elsewhere, and nothing tells them. What an edge can see is that
-its neighbours are silent, or that its lease cannot be renewed. It goes to another node only when its lease is renewed
-there and, asked again after that, not here: nobody moves for an election, for a stalled neighbour, or without a quorum.
+its lease is not renewed. It looks at the other nodes then, and goes to one where its lease is renewed, or to one of
+more than half of all nodes that hear each other and not this one (they elect a leader of the stream next); and that
+only when its lease, tried again, is still not renewed here. So nobody moves for an election or without a quorum.
 """
 
 from __future__ import annotations
@@ -12,25 +13,27 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 
-from nats import errors as nats_errors
-
 from roomcast.errors import RoomcastError
 from roomcast.nats_client import MendedClient
 from roomcast.requests import Requests
 from roomcast_edge.kv import Bucket, KvUnavailable, WrongRevision
-from roomcast_edge.lease import Lease
-from roomcast_edge.neighbours import Neighbours
+from roomcast_edge.lease import REFRESH_SECONDS, Lease
+from roomcast_edge.reach import groups
 
 log = logging.getLogger("roomcast.edge")
 
 LOOK_SECONDS = 0.25
-LEASE_PATIENCE = 10.0
-"""Seconds without a renewal after which an edge without silent neighbours looks elsewhere: longer than an election."""
+LEASE_PATIENCE = 1.5 * REFRESH_SECONDS
+"""Seconds without a renewal after which an edge has its doubts."""
+DOUBT_SECONDS = 0.3
+"""Seconds that one more renewal may take here before an edge in doubt looks elsewhere."""
 HERE_SECONDS = 0.6
-"""Seconds that a renewal may take here before the node is doubted."""
+"""Seconds that a renewal may take here before the edge leaves."""
+DIAL_SECONDS = 1.0
 THERE_SECONDS = 1.0
 PAUSE_SECONDS = 1.0
-"""Seconds between two looks."""
+"""Seconds between two looks; twice as long after each that found nothing, up to:"""
+LONGEST_PAUSE = 8.0
 
 Dial = Callable[[str], Awaitable[MendedClient]]
 
@@ -38,48 +41,84 @@ Dial = Callable[[str], Awaitable[MendedClient]]
 class Refuge:
     """Watches over the node that this edge is connected to."""
 
-    def __init__(
-        self, client: MendedClient, bucket: Bucket, lease: Lease, neighbours: Neighbours, prefix: str, dial: Dial
-    ) -> None:
+    def __init__(self, client: MendedClient, bucket: Bucket, lease: Lease, prefix: str, dial: Dial) -> None:
         """``dial`` makes a connection to one node, with all that it needs to be let in."""
         self._client = client
         self._bucket = bucket
         self._lease = lease
-        self._neighbours = neighbours
         self._prefix = prefix
         self._dial = dial
 
     async def run(self) -> None:
         """For ever: where there is a doubt, look elsewhere."""
+        pause = PAUSE_SECONDS
         while True:
             await asyncio.sleep(LOOK_SECONDS)
             if not self._client.is_connected or not self._doubts():
+                pause = PAUSE_SECONDS
                 continue
-            if not await self._renews_here():
+            if not await self._renews_here(DOUBT_SECONDS):
                 await self._look_elsewhere()
-            await asyncio.sleep(PAUSE_SECONDS)
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE)
 
     def _doubts(self) -> bool:
-        return self._neighbours.any_suspect() or time.monotonic() - self._lease.renewed_at > LEASE_PATIENCE
+        return time.monotonic() - self._lease.renewed_at > LEASE_PATIENCE
 
     async def _look_elsewhere(self) -> None:
-        looks = [asyncio.create_task(self._renews_at(url)) for url in self._client.other_servers()]
+        urls = self._client.other_servers()
+        others: dict[str, MendedClient] = {}
+        looks: list[asyncio.Task[str]] = []
         try:
+            await asyncio.gather(*[self._reach(url, others) for url in urls])
+            looks = [asyncio.create_task(self._renews_at(url, client)) for url, client in others.items()]
+            looks.append(asyncio.create_task(self._among_most(others, len(urls) - len(others))))
             for look in asyncio.as_completed(looks):
                 found = await look
-                if found and not await self._renews_here():
+                if found:
                     log.warning("this NATS node is cut off from the others: going to %s", found.rpartition("@")[2])
                     await self._client.move_to(found)
-                    return
-                if found:
                     return
         finally:
             for task in looks:
                 task.cancel()
             await asyncio.gather(*looks, return_exceptions=True)
+            await asyncio.gather(*[client.close() for client in others.values()], return_exceptions=True)
 
-    async def _renews_here(self) -> bool:
-        return self._client.is_connected and await self._renews(self._bucket, HERE_SECONDS)
+    async def _reach(self, url: str, others: dict[str, MendedClient]) -> None:
+        try:
+            async with asyncio.timeout(DIAL_SECONDS):
+                others[url] = await self._dial(url)
+        except (TimeoutError, RoomcastError) as error:
+            log.debug("%s is out of reach: %s", url.rpartition("@")[2], error)
+
+    async def _among_most(self, others: dict[str, MendedClient], missing: int) -> str:
+        """A URL of one of more than half of all nodes, which hear each other and not this one; else nothing.
+
+        Nothing, too, when the lease is renewed here meanwhile.
+        """
+        nodes = {self._client.server_id: ("", self._client)}
+        for url, client in others.items():
+            nodes.setdefault(client.server_id, (url, client))
+        urls, clients = zip(*nodes.values(), strict=True)
+        found, renewed = await asyncio.gather(groups(clients), self._renews_here(HERE_SECONDS))
+        for group in found:
+            if not renewed and 0 not in group and 2 * len(group) > len(nodes) + missing:
+                return str(urls[min(group)])
+        return ""
+
+    async def _renews_here(self, seconds: float) -> bool:
+        return self._client.is_connected and await self._renews(self._bucket, seconds)
+
+    async def _renews_at(self, url: str, client: MendedClient) -> str:
+        """The URL when the lease is renewed there and, tried after that, not here; else nothing."""
+        requests = Requests(client)
+        requests.start()
+        try:
+            renewed = await self._renews(Bucket(client, requests, self._prefix), THERE_SECONDS)
+        finally:
+            requests.stop()
+        return url if renewed and not await self._renews_here(HERE_SECONDS) else ""
 
     async def _renews(self, bucket: Bucket, seconds: float) -> bool:
         try:
@@ -88,22 +127,3 @@ class Refuge:
         except (TimeoutError, KvUnavailable, WrongRevision):
             return False
         return True
-
-    async def _renews_at(self, url: str) -> str:
-        """The URL when the lease is renewed there, else nothing."""
-        try:
-            async with asyncio.timeout(THERE_SECONDS):
-                client = await self._dial(url)
-        except (TimeoutError, RoomcastError):
-            return ""
-        requests = Requests(client)
-        try:
-            requests.start()
-            renewed = await self._renews(Bucket(client, requests, self._prefix), THERE_SECONDS)
-        finally:
-            requests.stop()
-            try:
-                await client.close()
-            except nats_errors.Error as error:
-                log.debug("a look at %s: %s", url, error)
-        return url if renewed else ""

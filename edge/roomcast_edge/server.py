@@ -153,7 +153,7 @@ class Edge:
             draining=lambda: self._draining,
         )
         metrics.gauges(gauges)
-        refuge = Refuge(client, bucket, lease, heartbeat.neighbours, settings.prefix, self._dial)
+        refuge = Refuge(client, bucket, lease, settings.prefix, self._dial)
         works = (
             follower.run(),
             keeper.run(),

@@ -50,13 +50,7 @@ async def leader_of(cluster: NatsCluster, prefix: str) -> NatsServer:
     return await until(lambda: cluster.leader_of(f"KV_{prefix}"), 15, "the stream has a leader")
 
 
-async def recovery(
-    load: Workload,
-    name: str,
-    strike: Callable[[], object],
-    heal: Callable[[], object],
-    casts_within: float = CASTS_WITHIN,
-) -> str:
+async def recovery(load: Workload, name: str, strike: Callable[[], object], heal: Callable[[], object]) -> str:
     """Strike, wait until everything flows again, heal, and tell how long it took. Fails above the limits."""
     mark = len(load.failures)
     began = time.monotonic()
@@ -72,7 +66,7 @@ async def recovery(
     kinds = sorted({error.partition(":")[0] for _, error in load.failures[mark:]})
     note = f"{name}: casts after {silent:.1f} s ({len(lost)} lost), changes after {failing:.1f} s, errors {kinds}"
     print(note)
-    assert silent < casts_within, note
+    assert silent < CASTS_WITHIN, note
     assert failing < CHANGES_WITHIN, note
     return note
 
@@ -188,8 +182,6 @@ async def test_nothing_acknowledged_is_lost_while_nodes_are_partitioned(prefix, 
                             lambda: network.cut_off(node, clients=too)
                         ),
                         lambda: asyncio.run_coroutine_threadsafe(network.heal(), loop).result(),
-                        # Where the leader is cut off, nobody can tell which side is the cluster before another leads.
-                        casts_within=CASTS_WITHIN if with_clients or node is not leader else 15.0,
                     )
             assert all(client.close_code is None for _, client in clients), "no client has noticed"
             await load.check()
@@ -210,7 +202,7 @@ async def test_an_edge_without_neighbours_leaves_a_node_that_is_cut_off_and_a_se
             began = time.monotonic()
             with pytest.raises((OutcomeUnknown, BusUnavailable)):
                 await alone.join(client.id, "other")
-            await until(lambda: LEFT in edge.log, 25, "the edge leaves")
+            await until(lambda: LEFT in edge.log, CASTS_WITHIN, "the edge leaves")
             print(f"it left {time.monotonic() - began:.1f} s after the partition")
 
             async def changes() -> bool:
