@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from support.until import until
 SOCKETS = 200
 SCENARIOS = {
     *("memory", "limit", "fanout-1", "fanout-10", "fanout-50", "slow", "small-rooms"),
-    *("connect", "requests", "moves"),
+    *("connect", "resume", "requests", "moves"),
 }
 
 
@@ -40,7 +41,7 @@ async def test_a_quick_run_gives_a_table_and_a_file(tmp_path: Path) -> None:
         for key, figure in scenario["figures"].items():
             assert set(figure) == {"text", "value", "unit"}
             assert figure["value"] >= 0, (name, key)
-            if key in ("lost", "gaps", "duplicates", "closed", "not_opened"):
+            if key in ("lost", "gaps", "duplicates", "closed", "not_opened", "not_back", "new", "not_in_room"):
                 assert figure["value"] == 0, (name, key)
     for burst in (1, 10, 50):
         name = f"fanout-{burst}"
@@ -51,6 +52,7 @@ async def test_a_quick_run_gives_a_table_and_a_file(tmp_path: Path) -> None:
     assert value(report, "fanout-50", "times_the_limit") > value(report, "fanout-1", "times_the_limit")
     assert value(report, "slow", "closed_as_slow") <= value(report, "slow", "stalled") == SOCKETS // 20
     assert value(report, "requests", "requests_per_cpu_second") > 1000
+    assert value(report, "resume", "resumes_per_cpu_second") > 100
     machine = report["machine"]
     assert machine["cpus"] >= 1
     assert all(machine[key] for key in ("cpu", "python", "roomcast", "date", "system"))
@@ -66,7 +68,7 @@ async def test_a_running_system_whose_clients_may_not_join(
     for _ in range(2):
         edge = await start_edge(nats.urls)
         where += ["--edge", edge.url, "--admin", f"http://127.0.0.1:{edge.admin_port}"]
-    words = ["--quick", "--sockets", "60", "--only", "fanout-10,moves,connect", "--json", str(file)]
+    words = ["--quick", "--sockets", "60", "--only", "fanout-10,moves,connect,resume", "--json", str(file)]
     ran = await roomcast("bench", *where, *words)
     assert ran.code == 1, ran
     report = json.loads(file.read_text())
@@ -76,6 +78,28 @@ async def test_a_running_system_whose_clients_may_not_join(
     assert report["settings"]["edges"] == 2
     assert report["settings"]["embedded"] is False
     assert "ROOMCAST_CLIENT_ROOMS=bench-*" in report["scenarios"]["connect"]["trouble"]
+    assert "only to its own" in report["scenarios"]["resume"]["trouble"]
+
+
+async def test_a_whole_run_on_a_running_system_leaves_out_what_kills_an_edge(
+    nats: NatsServer, start_edge: StartEdge, prefix: str
+) -> None:
+    edge = await start_edge(nats.urls, client_rooms="bench-*")
+    where = [
+        "--nats",
+        nats.url,
+        "--prefix",
+        prefix,
+        "--edge",
+        edge.url,
+        "--admin",
+        f"http://127.0.0.1:{edge.admin_port}",
+    ]
+    ran = await roomcast("bench", *where, "--quick", "--sockets", "20", "--seconds", "0.5")
+    assert ran.code == 0, ran
+    assert {line.partition(":")[0] for line in ran.out.splitlines() if re.match("[a-z0-9-]+: ", line)} == SCENARIOS - {
+        "resume"
+    }
 
 
 @pytest.mark.parametrize(

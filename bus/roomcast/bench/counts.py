@@ -20,6 +20,10 @@ class Opened:
     why: str = ""
     """The first reason."""
     seconds: float = 0.0
+    resumed: int = 0
+    """Of those that are ready: sockets whose session was taken up again."""
+    again: int = 0
+    """Attempts to come back that were turned away, and made again."""
 
 
 @dataclass(slots=True)

@@ -9,12 +9,13 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
 from roomcast.bench.connection import Target
 from roomcast.bench.errors import BenchError
 from roomcast.bench.machine import cpus, pin
-from roomcast.bench.system import System
+from roomcast.bench.system import Edge, System
 from roomcast.commands import discovered, embedded, ready
 from roomcast.commands.ports import HOST, free_ports
 
@@ -34,7 +35,7 @@ def start_embedded() -> Iterator[System]:
         raise BenchError(trouble)
     try:
         binary = embedded.find_binary()
-        nats_port, port, admin = free_ports(3)
+        nats_port = free_ports(1)[0]
     except OSError as error:
         raise BenchError(str(error)) from error
     all_cpus = cpus()
@@ -47,24 +48,22 @@ def start_embedded() -> Iterator[System]:
         config = embedded.write_configs(directory, [nats_port])[0]
         server = stack.enter_context(_Process("NATS", [binary, "-c", str(config)], directory))
         server.wait(ready.wait_nats([url]))
-        command = [
-            sys.executable,
-            "-m",
-            "roomcast",
-            "edge",
-            "--nats",
-            url,
-            "--client-rooms",
-            "bench-*",
-            "--drain-time",
-            "0",
-        ]
-        command += ["--listen", f"{HOST}:{port}", "--admin", f"{HOST}:{admin}"]
         pin(edge_cpus)
-        edge = stack.enter_context(_Process("the edge", command, directory))
+        edge = stack.enter_context(_edge(url, directory))
         pin(load_cpus)
-        edge.wait(ready.wait_edge(port, admin))
-        yield System(url, "bus", [Target(HOST, port)], [f"http://{HOST}:{admin}"], True, edge_cpus, load_cpus)
+        another = partial(_edge, url, directory)
+        yield System(url, "bus", [edge.target], [edge.admin], another, edge_cpus, load_cpus)
+
+
+@contextmanager
+def _edge(url: str, directory: Path) -> Iterator[Edge]:
+    """One edge on free ports, on the processors of this process. :class:`BenchError`."""
+    port, admin = free_ports(2)
+    command = [sys.executable, "-m", "roomcast", "edge", "--nats", url, "--client-rooms", "bench-*"]
+    command += ["--drain-time", "0", "--listen", f"{HOST}:{port}", "--admin", f"{HOST}:{admin}"]
+    with _Process(f"the edge at {port}", command, directory) as process:
+        process.wait(ready.wait_edge(port, admin))
+        yield Edge(Target(HOST, port), f"http://{HOST}:{admin}", process.kill)
 
 
 class _Process:
@@ -89,6 +88,11 @@ class _Process:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+
+    def kill(self) -> None:
+        """``kill -9``, and wait until it is gone."""
+        self._process.kill()
+        self._process.wait()
 
     def wait(self, until_ready: object) -> None:
         """Wait until it is ready; :class:`BenchError` with its last words when it is not in time, or dies."""

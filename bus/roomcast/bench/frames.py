@@ -24,12 +24,13 @@ PING = 0x89
 _REPLY = re.compile(rb'^\{"id":(\d+)')
 
 
-def request(host: str, port: int, path: str) -> bytes:
+def request(host: str, port: int, path: str, session: str = "") -> bytes:
     """A client's handshake. The key is always the same: nobody here proves anything to a proxy."""
     name = f"[{host}]" if ":" in host else host
+    again = f"Roomcast-Session: {session}\r\n" if session else ""
     return (
         f"GET {path} HTTP/1.1\r\nHost: {name}:{port}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+        f"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n{again}\r\n"
     ).encode()
 
 

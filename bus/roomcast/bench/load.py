@@ -7,7 +7,9 @@ taken apart again. The numbers in it are compared with what each socket expects 
 from __future__ import annotations
 
 import errno
+import heapq
 import os
+import random
 import select
 import socket
 import time
@@ -24,6 +26,8 @@ READ_BYTES = 1 << 16
 KNOWN_CHUNKS = 64
 SHAKING = 256
 """Connections of one process whose handshake is under way."""
+COME_AGAIN = (0.5, 2.0)
+"""Seconds after which a client that was turned away comes again: between these."""
 REPORT_EVERY = 0.1
 """Seconds between two words on how many sockets are ready."""
 
@@ -38,8 +42,10 @@ class Load:
         self._conns: dict[int, Conn] = {}
         self._stalled: list[Conn] = []
         self._known: dict[int, Chunk] = {}
-        self._requests = [request(target.host, target.port, target.path) for target in targets]
         self._hellos: list[str] = []
+        self._sessions: dict[int, str] = {}
+        # While clients come back: when (time.monotonic) those that were turned away come again, and their index.
+        self._again: list[tuple[float, int]] | None = None
         self._opened = Opened()
         self._counts = Counts()
         self._shaking = 0
@@ -69,17 +75,36 @@ class Load:
         In a hello ``{i}`` stands for the index. Waits at most ``within`` seconds until the server has greeted each
         (unless ``greeted`` is false: it does not) and answered its hellos. ``narrow``: see :func:`connect`.
         """
-        self._hellos, self._greeted, self._opened = hellos, greeted, Opened()
+        self._hellos, self._greeted = hellos, greeted
+        return self._open(list(range(first, first + count)), within, narrow)
+
+    def resume(self, targets: list[Target], within: float) -> Opened:
+        """Come back with the session of each socket, all at once, to other servers, when all connections have ended.
+
+        Who is turned away comes again after a moment, until ``within`` seconds from then are over.
+        """
+        deadline = time.monotonic() + within
+        while self._conns and time.monotonic() < deadline:
+            self.pump(0.02)
+        self._targets, self._hellos, self._again = targets, [], []
+        try:
+            return self._open(list(self._sessions), within, narrow=False)
+        finally:
+            self._again = None
+
+    def _open(self, indices: list[int], within: float, narrow: bool) -> Opened:
+        opened = self._opened = Opened()
+        count = len(indices)
+        indices.reverse()
         began = time.monotonic()
         deadline, tell_at = began + within, began
-        begun = 0
-        waits = len(hellos) + (1 if greeted else 0)
+        waits = len(self._hellos) + (1 if self._greeted else 0)
         while True:
-            while begun < count and self._shaking < SHAKING:
-                self._connect(first + begun, waits, narrow)
-                begun += 1
-            opened = self._opened
             now = time.monotonic()
+            while self._again and self._again[0][0] < now:
+                indices.append(heapq.heappop(self._again)[1])
+            while indices and self._shaking < SHAKING:
+                self._connect(indices.pop(), waits, narrow)
             if now >= tell_at:
                 self._told(opened.ready)
                 tell_at = now + REPORT_EVERY
@@ -147,6 +172,7 @@ class Load:
             conn.end()
         self._conns.clear()
         self._stalled.clear()
+        self._sessions.clear()
         self._known.clear()
 
     # -- connecting ----------------------------------------------------------------------------------------------------
@@ -156,16 +182,20 @@ class Load:
         sock, why = connect(target, index, narrow)
         if why:
             sock.close()
-            self._fail(why)
+            self._fail(index, why)
             return
         conn = Conn(sock, index, waits)
         self._conns[conn.fd] = conn
         self._shaking += 1
         self._epoll.register(conn.fd, select.EPOLLIN | select.EPOLLOUT)
 
-    def _fail(self, why: str) -> None:
-        self._opened.lost += 1
+    def _fail(self, index: int, why: str) -> None:
         self._opened.why = self._opened.why or why
+        if self._again is None:
+            self._opened.lost += 1
+        else:
+            self._opened.again += 1
+            heapq.heappush(self._again, (time.monotonic() + random.uniform(*COME_AGAIN), index))
 
     def _shake(self, conn: Conn) -> None:
         """A step of the handshake: the request, then the answer to it, then the hellos."""
@@ -175,7 +205,9 @@ class Load:
                 self._lose(conn, os.strerror(failed))
                 return
             conn.shaking = 2
-            self._send(conn, self._requests[conn.index % len(self._targets)])
+            target = self._targets[conn.index % len(self._targets)]
+            session = "" if self._again is None else self._sessions[conn.index]
+            self._send(conn, request(target.host, target.port, target.path, session))
             self._epoll.modify(conn.fd, select.EPOLLIN)
             return
         data = self._read(conn)
@@ -268,7 +300,9 @@ class Load:
             self._opened.why = self._opened.why or payload.decode("utf-8", "replace")[:200]
             return
         if self._greeted and not conn.id:
-            conn.id = str(orjson.loads(payload)["data"]["id"])
+            greeting = orjson.loads(payload)["data"]
+            conn.id, self._sessions[conn.index] = str(greeting["id"]), str(greeting["session"])
+            self._opened.resumed += bool(greeting["resumed"])
         conn.answers += 1
         if conn.answers == conn.waits:
             self._opened.ready += 1
@@ -300,4 +334,4 @@ class Load:
         if conn.shaking:
             self._shaking -= 1
         if conn.shaking or 0 <= conn.answers < conn.waits:
-            self._fail(why)
+            self._fail(conn.index, why)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from roomcast.bench import asking, fanout, rooms
+from roomcast.bench import asking, fanout, resuming, rooms
 from roomcast.bench.run import Figure, Run
 
 
@@ -17,6 +17,8 @@ class Scenario:
     text: str
     measure: Callable[[Run], list[Figure]]
     """Raises ``BenchError`` where something is not as it needs it."""
+    own: bool = False
+    """Whether it is for a system of the bench's own alone."""
 
 
 SCENARIOS = (
@@ -28,6 +30,7 @@ SCENARIOS = (
     Scenario("slow", "one room, bursts of 10; then the same while one socket of 20 does not read", fanout.slow),
     Scenario("small-rooms", "each socket in a room of its own, casts to random ones", rooms.small_rooms),
     Scenario("connect", "a storm: all sockets connect at once, each joins three rooms of its own", rooms.connect),
+    Scenario("resume", "an edge is killed, all its sockets come back at once to two others", resuming.resume, own=True),
     Scenario("requests", "clients ask a service that answers at once, 20 requests of each under way", asking.requests),
     Scenario("moves", "all members of a room join another, while casts go on", rooms.moves),
 )

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from roomcast.bench.connection import Target
 from roomcast.bench.errors import BenchError
 from roomcast.bench.machine import cpus, resolve
+
+
+@dataclass(frozen=True, slots=True)
+class Edge:
+    """An edge of the bench's own."""
+
+    target: Target
+    admin: str
+    kill: Callable[[], None]
+    """``kill -9``; returns when it is gone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,10 +30,16 @@ class System:
     prefix: str
     targets: list[Target]
     admins: list[str]
-    embedded: bool
+    start_edge: Callable[[], AbstractContextManager[Edge]] | None = None
+    """Starts one more edge, where the system is of the bench's own; it is ended with its context."""
     edge_cpus: list[int] = field(default_factory=list)
     """Processors that only the edge uses; empty: nobody is kept from any."""
     load_cpus: list[int] = field(default_factory=list)
+
+    @property
+    def embedded(self) -> bool:
+        """Whether the system is of the bench's own."""
+        return self.start_edge is not None
 
 
 def running(nats: str, prefix: str, edges: Sequence[str], admins: Sequence[str], remote: bool) -> System:
@@ -48,7 +65,7 @@ def running(nats: str, prefix: str, edges: Sequence[str], admins: Sequence[str],
         if not parts.hostname:
             raise BenchError(f"--nats {url}: give a server, as nats://127.0.0.1:4222")
         _check_local(parts.hostname, resolve(parts.hostname, parts.port or 4222)[2], remote)
-    return System(nats, prefix, targets, list(admins), embedded=False, load_cpus=cpus())
+    return System(nats, prefix, targets, list(admins), load_cpus=cpus())
 
 
 def _check_local(host: str, local: bool, remote: bool) -> None:

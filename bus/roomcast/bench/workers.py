@@ -73,14 +73,11 @@ class Workers:
             arguments.append((first, part, list(hellos), within, narrow, greeted))
             first += part
         self._count += count
-        total = Opened()
-        for opened in self._ask("open", arguments, within, told):
-            total.ready += opened.ready
-            total.lost += opened.lost
-            total.forbidden += opened.forbidden
-            total.why = total.why or opened.why
-            total.seconds = max(total.seconds, opened.seconds)
-        return total
+        return _sum(self._ask("open", arguments, within, told))
+
+    def resume(self, targets: Sequence[Target], *, within: float = 120.0, told: Told = lambda _: None) -> Opened:
+        """Let all sockets, whose servers have gone, come back to these at once, see :meth:`Load.resume`."""
+        return _sum(self._ask("resume", [(list(targets), within)] * len(self._pipes), 2 * within, told))
 
     def open_all(self, count: int, hellos: Sequence[str] = (), **options: Any) -> Opened:
         """As :meth:`open`; :class:`BenchError` unless every socket is ready."""
@@ -177,6 +174,19 @@ class Workers:
         except (EOFError, OSError) as error:
             raise BenchError(f"a process of the load has died ({method})") from error
         return [answers[number] for number in range(len(self._pipes))]
+
+
+def _sum(parts: Sequence[Opened]) -> Opened:
+    total = Opened()
+    for opened in parts:
+        total.ready += opened.ready
+        total.lost += opened.lost
+        total.forbidden += opened.forbidden
+        total.resumed += opened.resumed
+        total.again += opened.again
+        total.why = total.why or opened.why
+        total.seconds = max(total.seconds, opened.seconds)
+    return total
 
 
 def _parts(count: int, parts: int) -> list[int]:

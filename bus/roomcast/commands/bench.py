@@ -26,12 +26,12 @@ NAMES = [scenario.name for scenario in SCENARIOS]
 
 
 def read_names(_: click.Context, __: click.Parameter, words: Sequence[str]) -> list[Scenario]:
-    """The scenarios of ``--only``; all where it is not given."""
+    """The scenarios of ``--only``; none where it is not given."""
     wanted = {name.strip() for word in words for name in word.split(",") if name.strip()}
     unknown = sorted(wanted - set(NAMES))
     if unknown:
         raise click.BadParameter(f"there is no scenario {unknown[0]!r}; there are {', '.join(NAMES)}")
-    return [scenario for scenario in SCENARIOS if not wanted or scenario.name in wanted]
+    return [scenario for scenario in SCENARIOS if scenario.name in wanted]
 
 
 @click.command(epilog="Scenarios: " + "; ".join(f"{each.name} ({each.text})" for each in SCENARIOS) + ".")
@@ -83,7 +83,8 @@ def bench(
             file.touch()
         with _system(nats, prefix, edges, admins, remote) as system:
             run = Run(system, size, allowed, processes or 0)
-            results = measure_all(run, chosen)
+            usual = [scenario for scenario in SCENARIOS if system.embedded or not scenario.own]
+            results = measure_all(run, chosen or usual)
     except (BenchError, OSError, ValueError) as error:
         raise click.ClickException(str(error)) if isinstance(error, BenchError) else failure(error) from error
     click.echo(table(about, results))
