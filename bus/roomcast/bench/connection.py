@@ -6,13 +6,16 @@ import errno
 import os
 import socket
 import struct
+import sys
 from contextlib import suppress
 from dataclasses import dataclass
 
 from roomcast.bench.frames import FIRST
 
-PER_SOURCE = 20_000
-"""Connections from one source address: below the number of ports that a kernel gives out."""
+PER_SOURCE = 5_000
+"""Connections from one source address: a kernel that has given most ports away looks long for a free one."""
+CHOOSE_PORT_LATE = getattr(socket, "IP_BIND_ADDRESS_NO_PORT", 24)
+"""Linux: the port of a source address is chosen when it is known where the connection leads."""
 NARROW_WINDOW = 4096
 """Bytes that the kernel takes for a socket that does not read."""
 NARROW_SEGMENT = 536
@@ -70,6 +73,8 @@ def connect(target: Target, index: int, narrow: bool) -> tuple[socket.socket, st
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, NARROW_WINDOW)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, NARROW_SEGMENT)
         if target.loopback and target.family == socket.AF_INET:  # every 127.x.y.z is this machine
+            if sys.platform == "linux":
+                sock.setsockopt(socket.IPPROTO_IP, CHOOSE_PORT_LATE, 1)
             sock.bind((f"127.0.0.{2 + index // PER_SOURCE % 250}", 0))
         failed = sock.connect_ex((target.host, target.port))
     except OSError as error:

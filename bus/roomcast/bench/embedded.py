@@ -48,20 +48,20 @@ def start_embedded() -> Iterator[System]:
         config = embedded.write_configs(directory, [nats_port])[0]
         server = stack.enter_context(_Process("NATS", [binary, "-c", str(config)], directory))
         server.wait(ready.wait_nats([url]))
-        pin(edge_cpus)
-        edge = stack.enter_context(_edge(url, directory))
-        pin(load_cpus)
-        another = partial(_edge, url, directory)
+        edge = stack.enter_context(_edge(url, directory, edge_cpus, load_cpus))
+        another = partial(_edge, url, directory, all_cpus, load_cpus)
         yield System(url, "bus", [edge.target], [edge.admin], another, edge_cpus, load_cpus)
 
 
 @contextmanager
-def _edge(url: str, directory: Path) -> Iterator[Edge]:
-    """One edge on free ports, on the processors of this process. :class:`BenchError`."""
+def _edge(url: str, directory: Path, its_cpus: Sequence[int], our_cpus: Sequence[int]) -> Iterator[Edge]:
+    """One edge on free ports, on its processors. :class:`BenchError`."""
     port, admin = free_ports(2)
     command = [sys.executable, "-m", "roomcast", "edge", "--nats", url, "--client-rooms", "bench-*"]
     command += ["--drain-time", "0", "--listen", f"{HOST}:{port}", "--admin", f"{HOST}:{admin}"]
+    pin(its_cpus)
     with _Process(f"the edge at {port}", command, directory) as process:
+        pin(our_cpus)
         process.wait(ready.wait_edge(port, admin))
         yield Edge(Target(HOST, port), f"http://{HOST}:{admin}", process.kill)
 
