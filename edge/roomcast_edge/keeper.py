@@ -7,6 +7,7 @@ one whose outcome is unknown is repeated in the background until it is known.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import random
 import time
@@ -27,7 +28,11 @@ from roomcast_edge.turnstile import Turnstile
 log = logging.getLogger("roomcast.edge")
 
 RECORD_TTL = 3600.0
-"""Seconds that a record lives; it is refreshed at half of it."""
+"""Seconds that a record lives; it is refreshed when half of it is over, or a quarter later at most."""
+REFRESH_SECONDS = 1.0
+"""Seconds between two looks for records that grow old."""
+REFRESH_AT_LEAST = 10
+"""Records that are refreshed at a look, however few there are."""
 MOVE_TTL = 2 * RECORD_TTL + 600.0
 """Seconds that a move lives: longer than any record that might lag behind it."""
 REWRITE_WITHIN = 60.0
@@ -113,16 +118,20 @@ class Keeper:
     async def run(self) -> None:
         """In the background: rewrite what moves touched, refresh what grows old."""
         while True:
-            await asyncio.sleep(1.0)
+            await asyncio.sleep(REFRESH_SECONDS)
             now = time.monotonic()
             due = [socket for socket, when in self._touched.items() if when <= now]
             for socket in due:
                 del self._touched[socket]
                 self._quietly(socket)
-            for socket in list(self._by_age):
-                if socket.saved_at + RECORD_TTL / 2 > now:
-                    break
+            for socket in self._old(now):
                 self._quietly(socket)
+
+    def _old(self, now: float) -> list[EdgeSocket]:
+        """Those to refresh now, the oldest first: sockets that came in one storm do not make another one of writes."""
+        pace = REFRESH_AT_LEAST + int(len(self._by_age) * REFRESH_SECONDS / (RECORD_TTL / 4))
+        oldest = itertools.islice(self._by_age, pace)
+        return list(itertools.takewhile(lambda socket: socket.saved_at + RECORD_TTL / 2 <= now, oldest))
 
     def _quietly(self, socket: EdgeSocket) -> None:
         if socket.saving:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import orjson
 import pytest
@@ -66,6 +67,33 @@ async def test_a_change_is_acknowledged_when_the_record_has_it(bench):
     record = await bench.record(socket)
     assert (record.rooms, record.owner) == ({"b", "c"}, bench.edge)
     assert socket.revision == (await bench.bucket.get(f"socket.{socket.id}")).revision
+
+
+async def test_a_record_outlives_its_time_to_live_as_long_as_its_socket_is_here(bench, monkeypatch):
+    monkeypatch.setattr(keeper_module, "RECORD_TTL", 2.0)
+    monkeypatch.setattr(keeper_module, "REFRESH_SECONDS", 0.1)
+    socket = await bench.socket()
+    await join(bench, socket, "room")
+    keeping = asyncio.create_task(bench.keeper.run())
+    began, first = time.monotonic(), socket.revision
+    await until(lambda: socket.revision >= first + 3, what="the record is refreshed three times")
+    assert 3 <= time.monotonic() - began < 6, "each time when half of its time was over"
+    assert (await bench.record(socket)).rooms == {"room"}
+    keeping.cancel()
+
+
+async def test_the_records_of_a_storm_are_refreshed_at_a_pace_the_oldest_first(bench, monkeypatch):
+    monkeypatch.setattr(keeper_module, "RECORD_TTL", 400.0)  # so within 100 seconds, a look each
+    sockets = [await bench.socket() for _ in range(2_500)]
+    await asyncio.gather(*[bench.keeper.save(socket) for socket in sockets])
+    oldest_first = sorted(sockets, key=lambda socket: socket.revision)
+    assert not bench.keeper._old(time.monotonic() + 190.0), "half of their time is not over"
+    later = time.monotonic() + 201.0
+    pace = keeper_module.REFRESH_AT_LEAST + len(sockets) // 100
+    for look in range(5):
+        due = bench.keeper._old(later)
+        assert set(due) == set(oldest_first[look * pace : (look + 1) * pace])
+        await asyncio.gather(*[bench.keeper.save(socket) for socket in due])
 
 
 async def test_changes_while_a_write_is_under_way_share_the_next_one(bench):
