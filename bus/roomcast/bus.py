@@ -17,6 +17,7 @@ from roomcast.errors import Incomplete, RemoteError, RoomcastError, SocketNotFou
 from roomcast.grants import Grant, Handshake
 from roomcast.handlers import Handler
 from roomcast.lifecycle import Lifecycle
+from roomcast.lookout import Lookout
 from roomcast.membership import (
     Change,
     ChangeResult,
@@ -53,12 +54,14 @@ class Bus(Casting):
         requests: Requests,
         default: Default | None,
         serving: Serving,
+        lookout: Lookout,
         cast_limit: int = MAX_CAST_BYTES,
     ) -> None:
         super().__init__(client, subjects, default, cast_limit)
         self._requests = requests
         self._asking = Asking(requests, subjects)
         self._serving = serving
+        self._lookout = lookout
 
     @classmethod
     def connect(
@@ -96,10 +99,18 @@ class Bus(Casting):
             async def lost() -> None:
                 bus._requests.fail("the connection to NATS was lost before the answer; whether it was done is unknown")
 
+            async def ignore(_: Exception) -> None:
+                pass
+
+            async def dial(url: str) -> MendedClient:
+                return await connect([url], name=f"{name}-look", on_error=ignore, **options)
+
             client = await connect(urls, name=name, on_error=report, on_disconnect=lost, **options)
             serving = Serving(client, subjects, name, version, default)
-            bus = cls(client, subjects, Requests(client), default, serving, cast_limit)
+            lookout = Lookout(client, subjects, dial)
+            bus = cls(client, subjects, Requests(client), default, serving, lookout, cast_limit)
             bus._requests.start()
+            lookout.start()
             return bus
 
         return Connecting(start)
@@ -108,6 +119,7 @@ class Bus(Casting):
         """Hand what is sent to the server, then close the connection. Closing twice is no error."""
         if self.nats.is_closed:
             return
+        self._lookout.stop()
         if self.nats.is_connected:
             try:
                 await self.flush(timeout=2.0)

@@ -55,17 +55,23 @@ class MendedClient(Client):
         self._leaving: asyncio.Task[None] | None = None
         self._next = ""
         """The server to reconnect to first, where one was chosen."""
+        self._optional: set[str] = set()
         self._denied: PermissionDenied | None = None
         self.on_denied: Callable[[PermissionDenied], bool] | None = None
         """Called as soon as NATS says that a subject is not for this connection; says whether whoever used it knows."""
 
     # -- the synchronous way in and out ------------------------------------------------------------------------------
 
-    def subscribe_light(self, subject: str, sink: Sink, *, queue: str = "", key: Any = None) -> LightSubscription:
+    def subscribe_light(
+        self, subject: str, sink: Sink, *, queue: str = "", key: Any = None, optional: bool = False
+    ) -> LightSubscription:
         """Interest in a subject; ``sink`` is called for each message, in the order of the connection. No I/O waits.
 
-        Whatever is sent on this connection after this call reaches the server after the subscription.
+        Whatever is sent on this connection after this call reaches the server after the subscription. ``optional``:
+        nobody is told when NATS does not let this user subscribe to it.
         """
+        if optional:
+            self._optional.add(subject)
         self._sid += 1
         sub = LightSubscription(self._sid, subject, queue, sink, key)
         self._subs[self._sid] = sub  # type: ignore[assignment]
@@ -216,6 +222,8 @@ class MendedClient(Client):
         violation = _VIOLATION(err_msg)
         if violation is not None:
             operation = "publish" if violation[1].lower() == "publish" else "subscribe"
+            if operation == "subscribe" and violation[2] in self._optional:
+                return
             denied = PermissionDenied(operation, violation[2])
             if self.on_denied is None or not self.on_denied(denied):
                 self._denied = self._denied or denied

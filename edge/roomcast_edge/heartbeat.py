@@ -10,6 +10,7 @@ import orjson
 from nats import errors as nats_errors
 
 from roomcast.errors import BusTimeout, RoomcastError
+from roomcast.lookout import ENDS, LEAVES
 from roomcast.names import Subjects, is_edge_id
 from roomcast.nats_client import LightSubscription, MendedClient
 from roomcast.requests import NoResponders, Requests
@@ -22,6 +23,8 @@ SILENT_SECONDS = 2.0
 ANSWER_SECONDS = 1.0
 """With the two above: a stalled edge is suspect before NATS, pinging every 2 seconds, closes its connection."""
 LOOK_SECONDS = 0.25
+SAY_WITHIN = 0.25
+"""Seconds that a last word may take to reach NATS."""
 STALL_SECONDS = 0.5
 """A loop that is late by this much may have an answer before it that it has not read yet."""
 
@@ -35,6 +38,7 @@ class Heartbeat:
         self._client = client
         self._requests = requests
         self._asking: set[asyncio.Task[None]] = set()
+        self._beat_at = 0.0
         self.neighbours = Neighbours(SILENT_SECONDS, 2 * LEASE_TTL)
 
     def start(self) -> None:
@@ -43,25 +47,38 @@ class Heartbeat:
 
     async def run(self) -> None:
         """For ever: say that this edge lives, look who does not say so."""
-        beat_at = 0.0
         try:
             while True:
                 await asyncio.sleep(LOOK_SECONDS)
                 if not self._client.is_connected:
                     continue
                 now = time.monotonic()
-                if now >= beat_at:
-                    beat_at = now + BEAT_SECONDS - LOOK_SECONDS / 2
-                    with contextlib.suppress(nats_errors.Error):  # a server that takes no more: others may ask
-                        self._client.send(self._subjects.alive, self._edge.encode())
+                if now >= self._beat_at:
+                    self._beat_at = now + BEAT_SECONDS - LOOK_SECONDS / 2
+                    self._say(self._edge.encode())
                 for edge in self.neighbours.silent(now):
                     self._spawn(edge)
         finally:
             for task in self._asking:
                 task.cancel()
 
+    async def leaves(self) -> None:
+        """Say, to whoever hears it at this NATS node, that this edge leaves it; it beats at once where it goes."""
+        self._say(self._edge.encode() + b" " + LEAVES)
+        self._beat_at = 0.0
+        with contextlib.suppress(TimeoutError, nats_errors.Error):
+            await self._client.flush(SAY_WITHIN)
+
+    def ends(self) -> None:
+        """Say that this edge ends."""
+        self._say(self._edge.encode() + b" " + ENDS)
+
+    def _say(self, word: bytes) -> None:
+        with contextlib.suppress(nats_errors.Error):  # a server that takes no more: others may ask
+            self._client.send(self._subjects.alive, word)
+
     def _on_alive(self, _: LightSubscription, __: bytes, ___: bytes, payload: bytes, ____: bytes) -> None:
-        edge = payload.decode("ascii", "replace").partition(" ")[0]  # a later version may say more
+        edge = payload.decode("ascii", "replace").partition(" ")[0]
         if edge != self._edge and is_edge_id(edge):
             self.neighbours.heard(edge, time.monotonic())
 

@@ -1,9 +1,10 @@
 """Leaves a NATS node that stands and answers, but is cut off from the rest of its cluster.
 
 Clients of such a node hear nothing that is published elsewhere, and nothing tells them. What an edge can see is that
-its lease is not renewed. It looks at the other nodes then, and goes to one where its lease is renewed, or to one of
-more than half of all nodes that hear each other and not this one (they elect a leader of the stream next); and that
-only when its lease, tried again, is still not renewed here. So nobody moves for an election or without a quorum.
+its lease is not renewed. It looks at the other nodes then, and goes to one of more than half of all nodes that hear
+each other and not this one (they elect a leader of the stream next); or, after longer than an election takes, to one
+where its lease is renewed. It stays when its lease, tried again, is renewed here. So nobody moves for an election or
+without a quorum.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from collections.abc import Awaitable, Callable
 from roomcast.errors import RoomcastError
 from roomcast.nats_client import MendedClient
 from roomcast.requests import Requests
+from roomcast_edge.heartbeat import Heartbeat
 from roomcast_edge.kv import Bucket, KvUnavailable, WrongRevision
 from roomcast_edge.lease import REFRESH_SECONDS, Lease
 from roomcast_edge.reach import groups
@@ -25,6 +27,8 @@ log = logging.getLogger("roomcast.edge")
 LOOK_SECONDS = 0.25
 LEASE_PATIENCE = 1.5 * REFRESH_SECONDS
 """Seconds without a renewal after which an edge has its doubts."""
+ELECTION_SECONDS = 10.0
+"""Seconds without a renewal after which a renewal elsewhere says more than that a leader was elected just now."""
 DOUBT_SECONDS = 0.3
 """Seconds that one more renewal may take here before an edge in doubt looks elsewhere."""
 HERE_SECONDS = 0.6
@@ -41,11 +45,14 @@ Dial = Callable[[str], Awaitable[MendedClient]]
 class Refuge:
     """Watches over the node that this edge is connected to."""
 
-    def __init__(self, client: MendedClient, bucket: Bucket, lease: Lease, prefix: str, dial: Dial) -> None:
+    def __init__(
+        self, client: MendedClient, bucket: Bucket, lease: Lease, heartbeat: Heartbeat, prefix: str, dial: Dial
+    ) -> None:
         """``dial`` makes a connection to one node, with all that it needs to be let in."""
         self._client = client
         self._bucket = bucket
         self._lease = lease
+        self._heartbeat = heartbeat
         self._prefix = prefix
         self._dial = dial
 
@@ -54,7 +61,7 @@ class Refuge:
         pause = PAUSE_SECONDS
         while True:
             await asyncio.sleep(LOOK_SECONDS)
-            if not self._client.is_connected or not self._doubts():
+            if not self._client.is_connected or self._unrenewed() < LEASE_PATIENCE:
                 pause = PAUSE_SECONDS
                 continue
             if not await self._renews_here(DOUBT_SECONDS):
@@ -62,8 +69,9 @@ class Refuge:
             await asyncio.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
 
-    def _doubts(self) -> bool:
-        return time.monotonic() - self._lease.renewed_at > LEASE_PATIENCE
+    def _unrenewed(self) -> float:
+        """Seconds since the lease was last renewed."""
+        return time.monotonic() - self._lease.renewed_at
 
     async def _look_elsewhere(self) -> None:
         urls = self._client.other_servers()
@@ -71,12 +79,14 @@ class Refuge:
         looks: list[asyncio.Task[str]] = []
         try:
             await asyncio.gather(*[self._reach(url, others) for url in urls])
-            looks = [asyncio.create_task(self._renews_at(url, client)) for url, client in others.items()]
-            looks.append(asyncio.create_task(self._among_most(others, len(urls) - len(others))))
+            looks = [asyncio.create_task(self._among_most(others, len(urls) - len(others)))]
+            if self._unrenewed() > ELECTION_SECONDS:
+                looks += [asyncio.create_task(self._renews_at(url, client)) for url, client in others.items()]
             for look in asyncio.as_completed(looks):
                 found = await look
                 if found:
                     log.warning("this NATS node is cut off from the others: going to %s", found.rpartition("@")[2])
+                    await self._heartbeat.leaves()
                     await self._client.move_to(found)
                     return
         finally:

@@ -84,6 +84,7 @@ class Edge:
         self._sampled = Sampled(log)
         self.listener: Listener | None = None
         self._link: Link | None = None
+        self._heartbeat: Heartbeat | None = None
 
     async def start(self) -> None:
         """Connect, take the lease, catch up with the log, then accept clients. ``OSError``: a port is taken.
@@ -114,7 +115,7 @@ class Edge:
         sessions = Sessions(self.id, subjects, bucket, requests, membership, metrics)
         calls = Calls(fanout, settings.cast_limit)
         workshop = Workshop(self.id, membership, sessions, calls, link.gate)
-        heartbeat = Heartbeat(self.id, subjects, client, requests)
+        self._heartbeat = heartbeat = Heartbeat(self.id, subjects, client, requests)
         coordinator = Coordinator(self.id, subjects, client, requests, bucket, workshop, heartbeat.neighbours)
         self._service = service = Service(self.id, subjects, client, workshop, coordinator)
         auth: Auth = self._tokens or Everybody()
@@ -153,7 +154,7 @@ class Edge:
             draining=lambda: self._draining,
         )
         metrics.gauges(gauges)
-        refuge = Refuge(client, bucket, lease, settings.prefix, self._dial)
+        refuge = Refuge(client, bucket, lease, heartbeat, settings.prefix, self._dial)
         works = (
             follower.run(),
             keeper.run(),
@@ -210,6 +211,8 @@ class Edge:
         self._leaving = True
         if self._link is not None:
             await self._link.close()
+        if self._heartbeat is not None:
+            self._heartbeat.ends()
         self._requests.stop()
         with contextlib.suppress(nats_errors.Error):
             await self._client.close()

@@ -35,7 +35,6 @@ def run_of(nats: NatsServer, edge: EdgeProcess) -> Run:
         edge.prefix,
         [Target("127.0.0.1", edge.port)],
         [f"http://127.0.0.1:{edge.admin_port}"],
-        embedded=True,
     )
     return Run(system, Size(), raise_file_limit(), processes=1)
 

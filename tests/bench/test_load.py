@@ -65,7 +65,7 @@ async def test_counts_are_those_of_a_naive_count(seed: int) -> None:
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
-        writer.write(UPGRADE + frame(b'{"event":"connect","data":{"id":"a"}}'))
+        writer.write(UPGRADE + frame(b'{"event":"connect","data":{"id":"a","session":"s","resumed":false}}'))
         await started.wait()
         cuts = random.Random(seed + len(left))
         padding = cuts.choice([0, 40, 200])

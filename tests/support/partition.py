@@ -14,6 +14,9 @@ from typing import Self
 from support.nats_servers import ROUTES, NatsCluster, NatsServer, Port
 from support.proxy import StallProxy
 
+HEALED_WITHIN = 60.0
+"""Seconds that NATS may take to be one cluster again: it makes and drops routes, and elects, until all agree."""
+
 
 class PartitionedCluster:
     """Three nodes; ``urls`` lead clients through the proxies. Enter it to start."""
@@ -73,4 +76,4 @@ class PartitionedCluster:
         """Let everything move again, and wait until all is one cluster."""
         for proxy in (*self._clients.values(), *self._routes.values()):
             proxy.resume()
-        await asyncio.to_thread(self.cluster.wait_ready)
+        await asyncio.to_thread(self.cluster.wait_ready, HEALED_WITHIN)

@@ -77,7 +77,7 @@ def _needed(patient: Patient, mark: str, edge: str) -> tuple[list[str], list[str
         said = [f"{prefix}.{subject}" for subject in (f"action.{mark}", f"route.GET.{mark}", f"edge.{edge}", "moved")]
         return heard, [*said, *reading, f"$KV.{prefix}.doctor.{mark}"]
     if patient.expected.role == "service":
-        heard = [f"{prefix}.action.{mark}", f"{prefix}.route.GET.{mark}", "$SRV.PING"]
+        heard = [f"{prefix}.action.{mark}", f"{prefix}.route.GET.{mark}", f"{prefix}.alive", "$SRV.PING"]
         cast = patient.subjects.room(mark, encode_event("doctor"))
         return heard, [cast, f"{prefix}.socket.{edge}.doctor", patient.subjects.api("count")]
     heard = [f"{prefix}.room.{mark}.*", f"{prefix}.blast.*"]
