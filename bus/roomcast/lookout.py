@@ -2,7 +2,7 @@
 
 Nothing tells the clients of such a node: what they publish goes nowhere. What a service can see is that it hears no
 edge any more: each says once a second on ``bus.alive`` that it lives, and says so when it leaves a cut-off node. The
-service listens at the other nodes then, and goes to the first where it hears an edge, unless one is heard here after all.
+service listens at the other nodes then, and goes to the first where it hears one, unless one is heard here after all.
 """
 
 from __future__ import annotations

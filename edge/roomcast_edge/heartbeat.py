@@ -19,6 +19,8 @@ from roomcast_edge.neighbours import Neighbours, State
 from roomcast_edge.sessions import SILENT_TWICE
 
 BEAT_SECONDS = 1.0
+EAGER_SECONDS = 2.0
+"""For so long after it went to another NATS node an edge beats at each look: services look for it."""
 SILENT_SECONDS = 2.0
 ANSWER_SECONDS = 1.0
 """With the two above: a stalled edge is suspect before NATS, pinging every 2 seconds, closes its connection."""
@@ -38,7 +40,7 @@ class Heartbeat:
         self._client = client
         self._requests = requests
         self._asking: set[asyncio.Task[None]] = set()
-        self._beat_at = 0.0
+        self._beat_at = self._eager_until = 0.0
         self.neighbours = Neighbours(SILENT_SECONDS, 2 * LEASE_TTL)
 
     def start(self) -> None:
@@ -54,7 +56,7 @@ class Heartbeat:
                     continue
                 now = time.monotonic()
                 if now >= self._beat_at:
-                    self._beat_at = now + BEAT_SECONDS - LOOK_SECONDS / 2
+                    self._beat_at = now if now < self._eager_until else now + BEAT_SECONDS - LOOK_SECONDS / 2
                     self._say(self._edge.encode())
                 for edge in self.neighbours.silent(now):
                     self._spawn(edge)
@@ -63,9 +65,9 @@ class Heartbeat:
                 task.cancel()
 
     async def leaves(self) -> None:
-        """Say, to whoever hears it at this NATS node, that this edge leaves it; it beats at once where it goes."""
+        """Say, to whoever hears it at this NATS node, that this edge leaves it; where it goes it is heard at once."""
         self._say(self._edge.encode() + b" " + LEAVES)
-        self._beat_at = 0.0
+        self._beat_at, self._eager_until = 0.0, time.monotonic() + EAGER_SECONDS
         with contextlib.suppress(TimeoutError, nats_errors.Error):
             await self._client.flush(SAY_WITHIN)
 

@@ -15,7 +15,7 @@ log = logging.getLogger("roomcast.edge")
 
 LEASE_TTL = 30.0
 """Seconds that a lease lives: longer than any election of the stream's leader."""
-REFRESH_SECONDS = 1.5
+REFRESH_SECONDS = 1.0
 """So often, since this is also how an edge finds out that its NATS node is cut off from the others."""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 
 from nats import errors as nats_errors
@@ -10,15 +11,17 @@ from nats import errors as nats_errors
 from roomcast.nats_client import LightSubscription, MendedClient
 
 PROBE_SECONDS = 0.5
-"""What is not heard for so long is not heard."""
+"""What is not heard for so long is not heard, where others are."""
+LONGEST_PROBE = 1.5
 AGAIN_SECONDS = 0.05
 """A node learns with some delay what others listen to: say it again."""
 
 
-async def groups(clients: Sequence[MendedClient], within: float = PROBE_SECONDS) -> list[set[int]]:
+async def groups(clients: Sequence[MendedClient]) -> list[set[int]]:
     """The connections (their places in ``clients``) by groups whose nodes hear each other.
 
-    Takes ``within`` seconds unless all are one group; what one of two hears of the other makes them one.
+    Takes ``PROBE_SECONDS``, less where all are one group, up to ``LONGEST_PROBE`` where no more than half of them are:
+    nodes that have much to do hear each other late. What one of two hears of the other makes them one.
     """
     subject = clients[0].new_inbox()
     found = Groups(len(clients))
@@ -30,8 +33,11 @@ async def groups(clients: Sequence[MendedClient], within: float = PROBE_SECONDS)
     try:
         for place, client in enumerate(clients):
             subs.append((client, client.subscribe_light(subject, hear, key=place)))
-        deadline = asyncio.get_running_loop().time() + within
-        while len(found.all()) > 1 and asyncio.get_running_loop().time() < deadline:
+        began = time.monotonic()
+        while (most := max(map(len, found.all()))) < len(clients):
+            probed = time.monotonic() - began
+            if probed > (PROBE_SECONDS if 2 * most > len(clients) else LONGEST_PROBE):
+                break
             for place, client in enumerate(clients):
                 if client.is_connected:
                     client.send(subject, b"%d" % place)

@@ -25,7 +25,7 @@ from roomcast_edge.reach import groups
 log = logging.getLogger("roomcast.edge")
 
 LOOK_SECONDS = 0.25
-LEASE_PATIENCE = 1.5 * REFRESH_SECONDS
+LEASE_PATIENCE = REFRESH_SECONDS + 0.75
 """Seconds without a renewal after which an edge has its doubts."""
 ELECTION_SECONDS = 10.0
 """Seconds without a renewal after which a renewal elsewhere says more than that a leader was elected just now."""
