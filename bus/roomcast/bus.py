@@ -82,7 +82,8 @@ class Bus(Casting):
         ``nats://localhost:4222``. ``default`` is called for data that JSON does not know, ``cast_limit`` is in bytes.
         ``name`` (letters, digits, ``_``, ``-``) and ``version`` (semantic) are those of the service that it serves.
         ``options`` go to nats-py (``tls``, ``user_credentials``, ``user``, ``password``, ``token``, …).
-        Raises ``BusUnavailable`` when no NATS answers now; later it reconnects for ever.
+        Raises ``BusUnavailable`` when no NATS answers now; later it reconnects for ever, and leaves a node of a cluster
+        that is cut off from the edges.
         """
         urls = server_urls(servers)
         subjects = Subjects(prefix)
