@@ -28,6 +28,9 @@ ENDS = b"ends"
 """What it says when it ends."""
 SILENT_SECONDS = 2.0
 """Seconds without a word of any edge after which a service looks elsewhere: edges speak once a second."""
+SURE_SECONDS = 3.5
+"""Seconds without a word, where no edge said that it leaves, after which a service goes: longer than edges take to
+leave a node that is cut off, since they may all be there, and about to come here."""
 FORGET_SECONDS = 60.0
 """Seconds without a word after which there are no edges, as far as a service is concerned."""
 HEAR_SECONDS = 1.25
@@ -51,7 +54,7 @@ class Lookout:
         self._client = client
         self._subject = subjects.alive
         self._dial = dial
-        # When (time.monotonic) each edge that has not left was heard last.
+        # When (time.monotonic) each edge was heard last; without those that have left, or are silent for long.
         self._edges: dict[bytes, float] = {}
         self._heard_at = 0.0
         self._task: asyncio.Task[None] | None = None
@@ -98,23 +101,33 @@ class Lookout:
         if now - self._heard_at > FORGET_SECONDS:
             self._edges.clear()
             return False
+        self._edges = {edge: heard for edge, heard in self._edges.items() if now - heard < SURE_SECONDS}
         return all(now - heard > SILENT_SECONDS for heard in self._edges.values())
 
     async def _look_elsewhere(self) -> None:
         looks = [asyncio.create_task(self._hears_edges_at(url)) for url in self._client.other_servers()]
-        began = time.monotonic()
         try:
             for look in asyncio.as_completed(looks):
                 found = await look
-                if found and self._client.is_connected and not any(at > began for at in self._edges.values()):
+                if not found:
+                    continue
+                if await self._is_sure() and self._client.is_connected:
                     log.warning("this NATS node is cut off from the edges: going to %s", masked(found))
                     await self._client.move_to(found)
-                if found:
-                    return
+                return
         finally:
             for task in looks:
                 task.cancel()
             await asyncio.gather(*looks, return_exceptions=True)
+
+    async def _is_sure(self) -> bool:
+        """Wait until an edge is heard here after all, or none is left to wait for: then it is."""
+        while True:
+            if not self._hears_nobody(time.monotonic()):
+                return False
+            if not self._edges:
+                return True
+            await asyncio.sleep(LOOK_SECONDS)
 
     async def _hears_edges_at(self, url: str) -> str:
         """The URL when an edge is heard there, and it is not this node under another name; else nothing."""
