@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Collection
 
 import orjson
@@ -46,6 +47,8 @@ class Casts:
         self._events: dict[bytes, str | None] = {}
         self._held: list[Message] | None = None
         self._held_bytes = 0
+        # Casts that were sent between these (ns since the epoch) and come now were heard on the connection before.
+        self._heard_from = self._heard_until = 0
 
     def sink(self, sub: LightSubscription, subject: bytes, _: bytes, payload: bytes, headers: bytes) -> None:
         """Take one cast from NATS."""
@@ -86,10 +89,22 @@ class Casts:
         sent = 0
         if headers:
             sent = sent_ns(headers)
+            if self._heard_from < sent < self._heard_until:
+                self._warn("cast dropped: it was heard on the node that was left", repr(subject[:200])[1:])
+                return
             if b"Roomcast-Except:" in headers:
                 members = self._without(members, headers)
         if members:
             self._fanout.cast(members, event, payload, sent)
+
+    def leave(self, seconds: float) -> None:
+        """This edge leaves a NATS node that has been cut off for so long at most, for another one.
+
+        What was published there meanwhile was heard, and comes again when the node's routes to the others are whole;
+        it is known by its ``Roomcast-Sent``.
+        """
+        self._heard_until = time.time_ns()
+        self._heard_from = self._heard_until - int(seconds * 1e9)
 
     def hold(self) -> None:
         """Hold casts back: what they meet here may lag behind the log of moves."""

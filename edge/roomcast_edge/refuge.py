@@ -17,6 +17,7 @@ from collections.abc import Awaitable, Callable
 from roomcast.errors import RoomcastError
 from roomcast.nats_client import MendedClient
 from roomcast.requests import Requests
+from roomcast_edge.casts import Casts
 from roomcast_edge.heartbeat import Heartbeat
 from roomcast_edge.kv import Bucket, KvUnavailable, WrongRevision
 from roomcast_edge.lease import REFRESH_SECONDS, Lease
@@ -33,6 +34,8 @@ DOUBT_SECONDS = 0.3
 """Seconds that one more renewal may take here before an edge in doubt looks elsewhere."""
 HERE_SECONDS = 0.6
 """Seconds that a renewal may take here before the edge leaves."""
+SLACK_SECONDS = 1.0
+"""What clocks of publishers may be off by, where it matters: see :meth:`Casts.leave`."""
 DIAL_SECONDS = 1.0
 THERE_SECONDS = 1.0
 PAUSE_SECONDS = 1.0
@@ -46,15 +49,24 @@ class Refuge:
     """Watches over the node that this edge is connected to."""
 
     def __init__(
-        self, client: MendedClient, bucket: Bucket, lease: Lease, heartbeat: Heartbeat, prefix: str, dial: Dial
+        self,
+        client: MendedClient,
+        bucket: Bucket,
+        lease: Lease,
+        heartbeat: Heartbeat,
+        casts: Casts,
+        prefix: str,
+        dial: Dial,
     ) -> None:
         """``dial`` makes a connection to one node, with all that it needs to be let in."""
         self._client = client
         self._bucket = bucket
         self._lease = lease
         self._heartbeat = heartbeat
+        self._casts = casts
         self._prefix = prefix
         self._dial = dial
+        self._doubts_since = 0.0
 
     async def run(self) -> None:
         """For ever: where there is a doubt, look elsewhere."""
@@ -64,6 +76,7 @@ class Refuge:
             if not self._client.is_connected or self._unrenewed() < LEASE_PATIENCE:
                 pause = PAUSE_SECONDS
                 continue
+            self._doubts_since = self._lease.renewed_at
             if not await self._renews_here(DOUBT_SECONDS):
                 await self._look_elsewhere()
             await asyncio.sleep(pause)
@@ -87,6 +100,7 @@ class Refuge:
                 if found:
                     log.warning("this NATS node is cut off from the others: going to %s", found.rpartition("@")[2])
                     await self._heartbeat.leaves()
+                    self._casts.leave(time.monotonic() - self._doubts_since + SLACK_SECONDS)
                     await self._client.move_to(found)
                     return
         finally:

@@ -154,7 +154,7 @@ class Edge:
             draining=lambda: self._draining,
         )
         metrics.gauges(gauges)
-        refuge = Refuge(client, bucket, lease, heartbeat, settings.prefix, self._dial)
+        refuge = Refuge(client, bucket, lease, heartbeat, casts, settings.prefix, self._dial)
         works = (
             follower.run(),
             keeper.run(),

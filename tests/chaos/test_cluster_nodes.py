@@ -228,6 +228,39 @@ async def test_an_edge_without_neighbours_leaves_a_node_that_is_cut_off_and_a_se
         await edge.stop()
 
 
+async def test_what_a_cut_off_node_kept_for_the_others_is_heard_once(prefix, start_edge):
+    """Its routes are whole again before NATS gives them up: what a service cast there comes to the others after all."""
+    async with PartitionedCluster("ping_interval: 2m") as network:
+        urls = network.urls
+        leaves = await start_edge(urls, kv_replicas=3)
+        stays = await start_edge(urls[1:])
+        clients = [await Client.open(edge.url) for edge in (leaves, stays)]
+        async with Bus.connect(urls[0], prefix=prefix) as bus:  # it knows no other node: it stays
+            for client in clients:
+                await bus.join(client.id, "room")
+            network.cut_off(network.nodes[0], clients=False)
+            number = 0
+
+            async def left() -> bool:
+                nonlocal number
+                await bus.broadcast("room", "cast", number)
+                number += 1
+                return LEFT in leaves.log
+
+            await until(left, 15, "the edge leaves")
+            await until(lambda: "in step with the log" in leaves.log, 10, "the edge is back")
+            await network.heal()
+            await bus.broadcast("room", "end", None)
+            for client in clients:
+                await client.hears_event("end")
+            heard = [[data for event, data in client.events if event == "cast"] for client in clients]
+            assert heard[1] == list(range(number)), "what waited has come, late"
+            assert heard[0] == sorted(set(heard[0])), "nothing came twice"
+            assert heard[0][0] == 0, "it heard them there"
+        await asyncio.gather(*[client.close() for client in clients])
+        await asyncio.gather(leaves.stop(), stays.stop())
+
+
 async def hears_from(bus: Bus, client: Client) -> bool:
     """Whether a cast of this Bus reaches the client."""
     heard = len(client.events)

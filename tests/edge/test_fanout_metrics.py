@@ -117,3 +117,13 @@ async def test_casts_that_are_held_back_and_dropped_are_counted(monkeypatch: pyt
     bench.fanout.flush()
     assert (bench.metrics.casts_held, bench.metrics.casts_dropped["held_too_long"]) == (4, 3)
     assert bench.metrics.deliveries == 2
+
+
+async def test_what_was_heard_on_a_node_that_was_left_is_not_delivered_again():
+    bench = Bench()
+    bench.casts.leave(4.0)
+    now = time.time()
+    for sent in (now - 10, now - 3, now - 1, None, now + 1):  # the second and the third were heard there
+        bench.cast(sent)
+    bench.fanout.flush()
+    assert bench.metrics.deliveries == 3 * 2
