@@ -100,11 +100,8 @@ class Bus(Casting):
             async def lost() -> None:
                 bus._requests.fail("the connection to NATS was lost before the answer; whether it was done is unknown")
 
-            async def ignore(_: Exception) -> None:
-                pass
-
             async def dial(url: str) -> MendedClient:
-                return await connect([url], name=f"{name}-look", on_error=ignore, **options)
+                return await connect([url], name=f"{name}-look", **options)
 
             client = await connect(urls, name=name, on_error=report, on_disconnect=lost, **options)
             serving = Serving(client, subjects, name, version, default)

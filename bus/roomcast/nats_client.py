@@ -369,11 +369,15 @@ def _refusal(error: Exception, info: dict[str, Any]) -> str:
 Callback = Callable[[], Awaitable[None]]
 
 
+async def _quiet(_: Exception) -> None:
+    """Errors of a connection for a look: whoever looks sees what came of it."""
+
+
 async def connect(
     servers: list[str],
     *,
     name: str,
-    on_error: Callable[[Exception], Awaitable[None]],
+    on_error: Callable[[Exception], Awaitable[None]] = _quiet,
     on_disconnect: Callback | None = None,
     on_reconnect: Callback | None = None,
     on_closed: Callback | None = None,

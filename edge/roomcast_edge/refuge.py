@@ -12,9 +12,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
 
+from roomcast.access import masked
 from roomcast.errors import RoomcastError
+from roomcast.lookout import DIAL_SECONDS, LONGEST_PAUSE, LOOK_SECONDS, PAUSE_SECONDS, Dial
 from roomcast.nats_client import MendedClient
 from roomcast.requests import Requests
 from roomcast_edge.casts import Casts
@@ -25,7 +26,6 @@ from roomcast_edge.reach import groups
 
 log = logging.getLogger("roomcast.edge")
 
-LOOK_SECONDS = 0.25
 LEASE_PATIENCE = REFRESH_SECONDS + 0.75
 """Seconds without a renewal after which an edge has its doubts."""
 ELECTION_SECONDS = 10.0
@@ -36,13 +36,7 @@ HERE_SECONDS = 0.6
 """Seconds that a renewal may take here before the edge leaves."""
 SLACK_SECONDS = 1.0
 """What clocks of publishers may be off by, where it matters: see :meth:`Casts.leave`."""
-DIAL_SECONDS = 1.0
 THERE_SECONDS = 1.0
-PAUSE_SECONDS = 1.0
-"""Seconds between two looks; twice as long after each that found nothing, up to:"""
-LONGEST_PAUSE = 8.0
-
-Dial = Callable[[str], Awaitable[MendedClient]]
 
 
 class Refuge:
@@ -66,7 +60,6 @@ class Refuge:
         self._casts = casts
         self._prefix = prefix
         self._dial = dial
-        self._doubts_since = 0.0
 
     async def run(self) -> None:
         """For ever: where there is a doubt, look elsewhere."""
@@ -76,9 +69,9 @@ class Refuge:
             if not self._client.is_connected or self._unrenewed() < LEASE_PATIENCE:
                 pause = PAUSE_SECONDS
                 continue
-            self._doubts_since = self._lease.renewed_at
+            since = self._lease.renewed_at
             if not await self._renews_here(DOUBT_SECONDS):
-                await self._look_elsewhere()
+                await self._look_elsewhere(since)
             await asyncio.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
 
@@ -86,7 +79,8 @@ class Refuge:
         """Seconds since the lease was last renewed."""
         return time.monotonic() - self._lease.renewed_at
 
-    async def _look_elsewhere(self) -> None:
+    async def _look_elsewhere(self, since: float) -> None:
+        """Leave for another node where that helps; the lease was not renewed here since then (``time.monotonic``)."""
         urls = self._client.other_servers()
         others: dict[str, MendedClient] = {}
         looks: list[asyncio.Task[str]] = []
@@ -98,9 +92,9 @@ class Refuge:
             for look in asyncio.as_completed(looks):
                 found = await look
                 if found:
-                    log.warning("this NATS node is cut off from the others: going to %s", found.rpartition("@")[2])
+                    log.warning("this NATS node is cut off from the others: going to %s", masked(found))
                     await self._heartbeat.leaves()
-                    self._casts.leave(time.monotonic() - self._doubts_since + SLACK_SECONDS)
+                    self._casts.leave(time.monotonic() - since + SLACK_SECONDS)
                     await self._client.move_to(found)
                     return
         finally:
@@ -114,7 +108,7 @@ class Refuge:
             async with asyncio.timeout(DIAL_SECONDS):
                 others[url] = await self._dial(url)
         except (TimeoutError, RoomcastError) as error:
-            log.debug("%s is out of reach: %s", url.rpartition("@")[2], error)
+            log.debug("%s is out of reach: %s", masked(url), error)
 
     async def _among_most(self, others: dict[str, MendedClient], missing: int) -> str:
         """A URL of one of more than half of all nodes, which hear each other and not this one; else nothing.

@@ -221,14 +221,9 @@ class Edge:
 
     async def _dial(self, url: str) -> MendedClient:
         """A connection to one NATS node, for a look."""
-
-        async def ignore(_: Exception) -> None:
-            pass
-
         return await connect(
             [url],
             name=f"roomcast-look-{self.id}",
-            on_error=ignore,
             inbox_prefix=EDGE_INBOX,
             **self.settings.access.options(),
         )
